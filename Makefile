@@ -1,0 +1,47 @@
+# Everything a fresh machine with Python 3.11 and make needs: each target makes .venv first.
+# For another environment: make VENV=/path/to/venv test
+VENV ?= .venv
+PYTHON ?= python3.11
+RUN := $(VENV)/bin/python -m
+
+# torch first and by its exact version: pip then takes a CPU build where it finds one, and
+# installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
+TORCH := torch==2.13.0
+
+.PHONY: help install quickstart test test-fast lint format benchmark-from-scratch clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
+
+$(VENV)/.installed: pyproject.toml
+	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet $(TORCH)
+	$(VENV)/bin/pip install --quiet --editable '.[train,dev]' $(TORCH)
+	touch $@
+
+install: $(VENV)/.installed  ## Make .venv with everything in it
+
+quickstart: $(VENV)/.installed  ## Data, training, scoring and report on a toy, in minutes
+	$(VENV)/bin/multitask quickstart
+
+test: $(VENV)/.installed  ## All tests, with a real Axolotl training
+	$(RUN) pytest
+
+test-fast: $(VENV)/.installed  ## The tests that start no training
+	$(RUN) pytest -m 'not train'
+
+lint: $(VENV)/.installed  ## ruff and mypy --strict
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: $(VENV)/.installed  ## Let ruff format and fix what it can
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+benchmark-from-scratch: $(VENV)/.installed  ## Half an hour: a 2M Llama on real data (docs/from-scratch.md)
+	$(VENV)/bin/python benchmarks/train_from_scratch.py --data-dir ../shared/data --out runs/from-scratch
+
+clean:  ## Remove what the targets made, but not runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

@@ -1,0 +1,77 @@
+"""``build_config``: from a spec to a run directory that is ready to train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from multitask.cluster import load_cluster
+from multitask.data.prepare import Prepared, prepare_tasks, write_data
+from multitask.run import Run, staged
+from multitask.runners.accelerate import accelerate_yaml, node_script
+from multitask.runners.axolotl import axolotl_config, axolotl_yaml
+from multitask.runners.model_info import model_info
+from multitask.runners.validate import axolotl_installed, validate_axolotl
+from multitask.spec import Spec
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built run.
+
+    Attributes:
+        run: The run directory.
+        validated: Whether Axolotl's validator has seen its configuration.
+    """
+
+    run: Run
+    validated: bool
+
+
+def build_config(
+    spec: Spec,
+    out: str | Path,
+    *,
+    validate: bool = True,
+    report: Report = lambda _: None,
+    add_files: Callable[[Path, Prepared], None] = lambda _root, _prepared: None,
+) -> Built:
+    """Make a run directory: data, plan, Axolotl and accelerate files, launch scripts.
+
+    Args:
+        spec: From :func:`multitask.load_spec`.
+        out: The run directory; made whole or not at all.
+        validate: Ask Axolotl's validator, where Axolotl is installed.
+        report: Told what is being done, for a progress display.
+        add_files: Puts further files into the directory before the configuration is written,
+            such as a model made on the spot.
+
+    Raises:
+        InputError: The spec or its data is wrong, Axolotl refuses the configuration, or ``out``
+            holds something else.
+    """
+    out = Path(out)
+    cluster = load_cluster(spec.cluster)
+    axolotl_config(spec, cluster, model_info(spec.model, out))  # wrong keys end it before the work
+    report("reading and splitting the tasks")
+    prepared = prepare_tasks(spec)
+    check = validate and axolotl_installed()
+    with staged(out) as stage:
+        run = Run(stage)
+        run.spec.write_text(spec.to_yaml(), encoding="utf-8")
+        write_data(prepared, spec, stage)
+        add_files(stage, prepared)
+        config = axolotl_config(spec, cluster, model_info(spec.model, stage))
+        run.axolotl.write_text(axolotl_yaml(config), encoding="utf-8")
+        run.accelerate.write_text(accelerate_yaml(cluster), encoding="utf-8")
+        run.launch.mkdir()
+        script = run.launch / "node.sh"
+        script.write_text(node_script(cluster), encoding="utf-8")
+        script.chmod(0o755)
+        if check:
+            report("asking Axolotl's validator (about 15 s)")
+            validate_axolotl(run.axolotl, cluster)
+    return Built(run=Run(out), validated=check)

@@ -1,0 +1,54 @@
+"""The ``multitask`` command. One subcommand a file; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from multitask.cli.build_config import build_config
+from multitask.cli.evaluate import evaluate
+from multitask.cli.init import init
+from multitask.cli.prepare import prepare
+from multitask.cli.quickstart import quickstart
+from multitask.cli.report import report
+from multitask.cli.train import train
+from multitask.errors import MultitaskError
+
+app = typer.Typer(
+    name="multitask",
+    help="Fine-tune one language model on many tasks with Axolotl: build, train, score, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (quickstart, init, prepare, build_config, train, evaluate, report):
+    app.command()(command)
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", help="Show the version and exit."),
+) -> None:
+    if version:
+        from multitask import __version__
+
+        typer.echo(f"multitask {__version__}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; exit codes: 0 done, 1 the work failed, 2 the input was wrong."""
+    try:
+        app(standalone_mode=True)
+    except MultitaskError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,18 @@
+"""Adapters: one small file a dataset, from its own columns to :class:`Example` rows."""
+
+from __future__ import annotations
+
+from multitask.data.adapters import banking77, commonsense_qa, text_claims
+from multitask.data.adapters.base import Adapter, HubDataset, TaskData
+
+_ADAPTERS: dict[str, Adapter] = {
+    a.ADAPTER.name: a.ADAPTER for a in (banking77, commonsense_qa, text_claims)
+}
+
+
+def load_adapter(name: str) -> Adapter:
+    """The adapter of a shipped task; KeyError when there is none."""
+    return _ADAPTERS[name]
+
+
+__all__ = ["Adapter", "HubDataset", "TaskData", "load_adapter"]

@@ -1,0 +1,66 @@
+"""What a model must beat: the majority label, and TF-IDF with logistic regression."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from multitask.data.mixture import Row, gold
+
+
+def majority(train: Sequence[Row], test: Sequence[Row]) -> list[str]:
+    """Answer every row with the most frequent training label; ties go to the first by name."""
+    counts = Counter(gold(row) for row in train)
+    best = min(counts, key=lambda label: (-counts[label], label))
+    return [best] * len(test)
+
+
+def tfidf_logistic_regression(train: Sequence[Row], test: Sequence[Row]) -> list[str]:
+    """Answer with a linear model on word 1- and 2-grams, trained on the same training rows.
+
+    TF-IDF has sublinear term frequency; the regression's inverse regularisation is C = 20. A
+    multiple-choice question is a ranking: the model learns which (question, option) pairs are
+    right, and the most probable option of a question is its answer.
+    """
+    if train and "choices" in train[0]:
+        return _choose(train, test)
+    labels = sorted({gold(row) for row in train})
+    if len(labels) == 1:
+        return labels * len(test)
+    model = _linear_model()
+    model.fit([row["text"] for row in train], [gold(row) for row in train])
+    return [str(label) for label in model.predict([row["text"] for row in test])]
+
+
+def _choose(train: Sequence[Row], test: Sequence[Row]) -> list[str]:
+    model = _linear_model()
+    pairs = [(text, letter == gold(row)) for row in train for letter, text in _options(row)]
+    model.fit([text for text, _ in pairs], [right for _, right in pairs])
+    right_column = list(model.classes_).index(True)
+    answers = []
+    scores = model.predict_proba([text for row in test for _, text in _options(row)])
+    position = 0
+    for row in test:
+        options = _options(row)
+        row_scores = scores[position : position + len(options), right_column]
+        answers.append(options[int(np.argmax(row_scores))][0])
+        position += len(options)
+    return answers
+
+
+def _options(row: Row) -> list[tuple[str, str]]:
+    return [(chr(ord("A") + i), f"{row['text']} {text}") for i, text in enumerate(row["choices"])]
+
+
+def _linear_model() -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        LogisticRegression(C=20, max_iter=1000),
+    )

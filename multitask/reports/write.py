@@ -1,0 +1,64 @@
+"""``write_report``: report.html and report.md of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from multitask.reports.content import METRICS, ReportContent, gather
+from multitask.run import Run, write_atomic
+
+
+def write_report(run: Run) -> tuple[Path, Path]:
+    """Write both reports.
+
+    Returns:
+        Paths of report.html and report.md.
+
+    Raises:
+        InputError: The run has not been evaluated.
+    """
+    content = gather(run)
+    html, markdown = run.root / "report.html", run.root / "report.md"
+    write_atomic(html, render_html(content))
+    write_atomic(markdown, render_markdown(content))
+    return html, markdown
+
+
+def render_html(content: ReportContent) -> str:
+    """One self-contained page; everything that comes from data or specs is escaped."""
+    return (
+        _environment(autoescape=True)
+        .get_template("report.html.j2")
+        .render(report=content, metrics=METRICS)
+    )
+
+
+def render_markdown(content: ReportContent) -> str:
+    """The same numbers for a pull request."""
+    return (
+        _environment(autoescape=False)
+        .get_template("report.md.j2")
+        .render(report=content, metrics=METRICS)
+    )
+
+
+def _environment(*, autoescape: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("multitask", "reports"),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = markdown_cell
+    return environment
+
+
+def markdown_cell(value: object) -> str:
+    """Text that cannot leave its table cell or start markup or HTML."""
+    text = " ".join(str(value).split())
+    for character in "\\`*_{}[]<>#|~":
+        text = text.replace(character, f"&#{ord(character)};")
+    return text

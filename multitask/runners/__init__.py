@@ -1,0 +1,1 @@
+"""Runners: turn a run into the files a training engine starts from."""

@@ -1,0 +1,1 @@
+"""Scoring: a model, a task and rows in; a score for every label out."""

@@ -1,0 +1,3 @@
+"""Names of evaluations, known without importing what scores."""
+
+DEFAULT_NAME = "trained"

@@ -1,0 +1,278 @@
+"""The spec: the few lines of YAML a user writes, checked and filled in.
+
+``load_spec`` reads a file into a :class:`Spec`; every default is then visible in ``RUN/spec.yaml``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from multitask.errors import InputError, did_you_mean
+
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitSpec(_Strict):
+    """How a task's rows are divided.
+
+    Attributes:
+        train: Share of a task's training rows that is trained on. Of the rest, a task with a test
+            set of its own keeps all for validation; another one divides it between validation
+            and test.
+    """
+
+    train: Fraction = 0.8
+
+
+class CheckpointSpec(_Strict):
+    """When the trainer saves.
+
+    Attributes:
+        save_steps: Optimizer steps between saves; a fraction below 1 is a share of the run.
+        keep: How many checkpoints stay on disk.
+    """
+
+    save_steps: Annotated[float, Field(gt=0)] = 0.1
+    keep: Annotated[int, Field(ge=2)] = 3
+
+
+class WandbSpec(_Strict):
+    """Weights & Biases: a project, and optionally whose it is and what the run is called."""
+
+    project: str
+    entity: str | None = None
+    name: str | None = None
+
+
+class TrackingSpec(_Strict):
+    """Where training metrics are sent besides the log."""
+
+    wandb: WandbSpec | None = None
+
+
+class HubSpec(_Strict):
+    """Where the trained model is pushed.
+
+    Attributes:
+        repo: ``owner/name`` on the Hugging Face Hub.
+    """
+
+    repo: str
+
+
+class Spec(_Strict):
+    """One fine-tune: a model, the tasks it learns together, and where it is trained.
+
+    Attributes:
+        model: A Hub id (``owner/name``) or the path of a local model folder.
+        tasks: Names of the tasks, at least one, none twice.
+        name: What the run is called in reports and trackers.
+        method: A file of ``configs/methods``: full, lora, qlora, ...
+        cluster: A file of ``configs/clusters``.
+        epochs: Passes over the training mixture.
+        split: How rows are divided into train, validation and test.
+        seed: Seeds the split, the mixture, the templates and the trainer.
+        sequence_len: Longest example in tokens; longer ones are dropped by Axolotl.
+        learning_rate: Peak learning rate; default: the method's.
+        global_batch_size: Rows per optimizer step over all GPUs; default: the cluster's.
+        data_dir: Folder with a sub-folder per task, looked at before the Hub.
+        sample: Use the small sample that ships with multitask instead of real data.
+        checkpoint: When the trainer saves.
+        tracking: Where metrics are sent.
+        hub: Where the model is pushed.
+        axolotl: Keys handed to Axolotl as they are; they win over ours.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1)] = "multitask"
+    method: str = "lora"
+    cluster: str = "3x4-a100-80gb"
+    epochs: Annotated[float, Field(gt=0)] = 2
+    split: SplitSpec = SplitSpec()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    sequence_len: Annotated[int, Field(ge=16)] = 2048
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    global_batch_size: Annotated[int, Field(ge=1)] | None = None
+    data_dir: str | None = None
+    sample: bool = False
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    hub: HubSpec | None = None
+    axolotl: dict[str, Any] = {}
+
+    @field_validator("tasks")
+    @classmethod
+    def _no_task_twice(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({task for task in tasks if tasks.count(task) > 1})
+        if twice:
+            raise ValueError(f"task {twice[0]!r} is listed twice; remove one")
+        return tasks
+
+    def to_yaml(self) -> str:
+        """Every key with its value, in the order of the class."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_spec(path: str | Path) -> Spec:
+    """Read and check a spec file.
+
+    Local paths in it (``model``, ``data_dir``) are taken relative to the file and come back
+    absolute; a path inside the file's own folder tree of a run directory stays relative.
+
+    Args:
+        path: A YAML file, or a run directory (its ``spec.yaml`` is read).
+
+    Raises:
+        InputError: The file cannot be read, is no YAML mapping, or a key or value is wrong.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "spec.yaml"
+    content = _read_mapping(path)
+    try:
+        spec = Spec.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, path, content) from None
+    _check_tasks(spec, path)
+    return _resolve_paths(spec, path)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            "no such spec file", where=path, fix="write one with `multitask init`"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read as UTF-8 text ({error})", where=path) from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = path if mark is None else f"{path}:{mark.line + 1}"
+        problem = getattr(error, "problem", None) or "cannot be parsed"
+        raise InputError(
+            f"not valid YAML: {problem}", where=where, fix="check indentation and quotes there"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(
+            "a spec is a mapping of keys to values",
+            where=path,
+            fix="start with `model: ...` and `tasks: [...]`",
+        )
+    return content
+
+
+def _explain(error: ValidationError, path: Path, content: dict[str, Any]) -> InputError:
+    """Turn pydantic's first complaint into one message with file, key and remedy."""
+    # An unknown key often is the misspelt form of a missing one: name it first.
+    issues = sorted(error.errors(), key=lambda issue: issue["type"] != "extra_forbidden")
+    issue = issues[0]
+    key = ".".join(str(part) for part in issue["loc"])
+    where = f"{path}: key '{key}'" if key else str(path)
+    if issue["type"] == "extra_forbidden":
+        known = _keys_of(issue["loc"][:-1])
+        return InputError(
+            f"unknown key '{issue['loc'][-1]}'",
+            where=path if len(issue["loc"]) == 1 else f"{path}: in '{_parent(key)}'",
+            fix=did_you_mean(str(issue["loc"][-1]), known),
+        )
+    if issue["type"] == "missing":
+        example = {"model": "meta-llama/Llama-3.1-8B-Instruct", "tasks": "[banking77]"}
+        return InputError(
+            f"the key '{key}' is missing",
+            where=path,
+            fix=f"add `{key}: {example.get(key, '...')}`",
+        )
+    message = issue["msg"].removeprefix("Value error, ")
+    value = _value_at(content, issue["loc"])
+    shown = f" (it is {value!r})" if value is not None else ""
+    return InputError(f"{message[0].lower()}{message[1:]}{shown}", where=where)
+
+
+def _parent(key: str) -> str:
+    return key.rsplit(".", 1)[0]
+
+
+def _keys_of(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the model at a location of the spec accepts."""
+    model: Any = Spec
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(model.model_fields)
+
+
+def _value_at(content: Any, location: tuple[int | str, ...]) -> Any:
+    for part in location:
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return content
+
+
+def _check_tasks(spec: Spec, path: Path) -> None:
+    from multitask.tasks import task_names
+
+    for task in spec.tasks:
+        if task not in task_names():
+            raise InputError(
+                f"unknown task {task!r}",
+                where=f"{path}: key 'tasks'",
+                fix=did_you_mean(task, task_names()),
+            )
+    if spec.sample and spec.data_dir:
+        raise InputError(
+            "`sample: true` and `data_dir` exclude each other",
+            where=path,
+            fix="keep the one you mean",
+        )
+
+
+def _resolve_paths(spec: Spec, path: Path) -> Spec:
+    base = path.resolve().parent
+    changes: dict[str, Any] = {}
+    if spec.data_dir is not None:
+        changes["data_dir"] = str(_local(spec.data_dir, base))
+    model = _resolve_model(spec.model, base, path)
+    if model != spec.model:
+        changes["model"] = model
+    return spec.model_copy(update=changes)
+
+
+def _local(value: str, base: Path) -> Path:
+    expanded = Path(value).expanduser()
+    return expanded if expanded.is_absolute() else (base / expanded).resolve()
+
+
+def _resolve_model(model: str, base: Path, path: Path) -> str:
+    local = _local(model, base)
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            raise InputError(
+                f"the model folder {local} has no config.json",
+                where=f"{path}: key 'model'",
+                fix="point to a folder saved with save_pretrained, or give a Hub id",
+            )
+        return str(local)
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
+        raise InputError(
+            f"no model folder at {local}, and {model!r} is no Hub id (owner/name)",
+            where=f"{path}: key 'model'",
+            fix="correct the path or the id",
+        )
+    return model

@@ -1,0 +1,62 @@
+"""The command and environment that start a run's training on this node."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from multitask.cluster import Cluster
+from multitask.errors import InputError
+from multitask.run import Run
+from multitask.runners.accelerate import TRAIN_MODULE
+
+
+def launch_command(
+    run: Run, cluster: Cluster, environment: Mapping[str, str], *, resume: bool
+) -> list[str]:
+    """Build ``accelerate launch ... -m axolotl.cli.train`` for this node.
+
+    Args:
+        run: The run.
+        cluster: What it was built for.
+        environment: Where a node's rank and the first node's address are read from.
+        resume: Go on from the newest checkpoint.
+
+    Raises:
+        InputError: The cluster has several nodes and the environment does not say which this is.
+    """
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(run.accelerate.resolve())]
+    if cluster.nodes > 1:
+        command += _rendezvous(cluster, environment)
+    command += ["-m", TRAIN_MODULE, str(run.axolotl.resolve())]
+    if resume:
+        command.append("--auto_resume_from_checkpoints=True")
+    return command
+
+
+def _rendezvous(cluster: Cluster, environment: Mapping[str, str]) -> list[str]:
+    rank, address = environment.get("NODE_RANK"), environment.get("MASTER_ADDR")
+    if rank is None or address is None:
+        raise InputError(
+            f"the run is for {cluster.nodes} nodes, and NODE_RANK or MASTER_ADDR is not set",
+            where="environment",
+            fix="start `multitask train` on each node with NODE_RANK=0.."
+            f"{cluster.nodes - 1} and MASTER_ADDR=<address of node 0>",
+        )
+    if not rank.isdigit() or int(rank) >= cluster.nodes:
+        raise InputError(
+            f"NODE_RANK is {rank!r}", where="environment", fix=f"use 0 to {cluster.nodes - 1}"
+        )
+    port = environment.get("MASTER_PORT", "29500")
+    return ["--machine_rank", rank, "--main_process_ip", address, "--main_process_port", port]
+
+
+def launch_environment(run: Run) -> dict[str, str]:
+    """This process's environment, with what a training of ours always wants."""
+    environment = dict(os.environ)
+    environment.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+    environment.setdefault("WANDB_DIR", str(run.logs.resolve()))
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
