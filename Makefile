@@ -35,6 +35,7 @@ lint: $(VENV)/.installed  ## ruff and mypy --strict
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(VENV)/bin/shellcheck .ci/run
 
 format: $(VENV)/.installed  ## Let ruff format and fix what it can
 	$(RUN) ruff format .

@@ -158,7 +158,7 @@ def _merge(stage: Path, out: Path) -> None:
             missing.append((path, existing))
         elif not existing.is_file() or existing.read_bytes() != path.read_bytes():
             raise InputError(
-                f"the run directory exists with other content: {path.relative_to(stage)} would change",
+                f"the run exists with other content: {path.relative_to(stage)} would change",
                 where=out,
                 fix=f"choose another --out, or remove {out} if you do not need it",
             )

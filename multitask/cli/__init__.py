@@ -30,15 +30,21 @@ for command in (quickstart, init, prepare, build_config, train, evaluate, report
     app.command()(command)
 
 
-@app.callback()
-def _root(
-    version: bool = typer.Option(False, "--version", help="Show the version and exit."),
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         from multitask import __version__
 
         typer.echo(f"multitask {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
+    ),
+) -> None:
+    pass
 
 
 def main() -> NoReturn:

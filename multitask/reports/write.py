@@ -45,9 +45,10 @@ def render_markdown(content: ReportContent) -> str:
 
 
 def _environment(*, autoescape: bool) -> Environment:
+    # The Markdown report is no HTML; its cells are escaped by the filter `cell`.
     environment = Environment(
         loader=PackageLoader("multitask", "reports"),
-        autoescape=autoescape,
+        autoescape=autoescape,  # noqa: S701
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -47,9 +47,10 @@ def node_script(cluster: Cluster) -> str:
         "export AXOLOTL_DO_NOT_TRACK=1",
     ]
     arguments = ['--config_file "$run/accelerate.yaml"']
+    last = cluster.nodes - 1
     if cluster.nodes > 1:
         lines += [
-            f': "${{NODE_RANK:?set NODE_RANK to this node\'s number, 0 to {cluster.nodes - 1}}}"',
+            f': "${{NODE_RANK:?set NODE_RANK to the number of this node, 0 to {last}}}"',
             ': "${MASTER_ADDR:?set MASTER_ADDR to the address of node 0}"',
         ]
         arguments += [

@@ -37,6 +37,8 @@ def axolotl_config(spec: Spec, cluster: Cluster, model: ModelInfo) -> dict[str, 
     """
     method = load_config("methods", spec.method, key="method")
     batch = derive_batch(spec.global_batch_size, cluster)
+    quantised = bool(method["axolotl"].get("load_in_4bit"))
+    gpu_or_cpu = _cpu_keys() if cluster.on_cpu else _gpu_keys(cluster, model, quantised=quantised)
     config: dict[str, Any] = {
         "base_model": spec.model,
         "plugins": [PLUGIN],
@@ -61,7 +63,7 @@ def axolotl_config(spec: Spec, cluster: Cluster, model: ModelInfo) -> dict[str, 
         "evals_per_epoch": 1,
         "save_steps": _whole(spec.checkpoint.save_steps),
         "save_total_limit": spec.checkpoint.keep,
-        **(_cpu_keys() if cluster.on_cpu else _gpu_keys(cluster, model)),
+        **gpu_or_cpu,
         **_tracking_keys(spec),
         **({"hub_model_id": spec.hub.repo, "hub_private_repo": True} if spec.hub else {}),
     }
@@ -103,7 +105,7 @@ def _cpu_keys() -> dict[str, Any]:
     }
 
 
-def _gpu_keys(cluster: Cluster, model: ModelInfo) -> dict[str, Any]:
+def _gpu_keys(cluster: Cluster, model: ModelInfo, *, quantised: bool) -> dict[str, Any]:
     keys: dict[str, Any] = {
         "bf16": True,
         "tf32": True,
@@ -116,7 +118,8 @@ def _gpu_keys(cluster: Cluster, model: ModelInfo) -> dict[str, Any]:
     if cluster.world_size > 1:
         fsdp: dict[str, Any] = {
             "offload_params": False,
-            "cpu_ram_efficient_loading": True,
+            # Rank 0 reads the weights and scatters them; with 4-bit weights that deadlocks.
+            "cpu_ram_efficient_loading": not quantised,
             "reshard_after_forward": True,
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             # A full state dict restores LoRA wrongly on resume (accelerate#4206).

@@ -62,7 +62,7 @@ def load_model(name: str) -> LoadedModel:
         raise InputError(
             f"the model cannot be loaded: {first}",
             where=name,
-            fix="check the path; for a gated Hub model accept its conditions and run `hf auth login`",
+            fix="check the path; a gated model needs its conditions accepted and `hf auth login`",
         ) from None
     return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, name=name)
 

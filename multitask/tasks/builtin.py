@@ -42,7 +42,7 @@ def load_task(name: str, labels: tuple[str, ...]) -> Task:
         kind = Kind(definition["kind"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"a task's template file needs `kind` and `templates` with name, prompt, response ({error})",
+            f"needs `kind` and `templates` with name, prompt and response ({error})",
             where=resource_dir("templates") / f"{name}.yaml",
         ) from None
     return Task(name=name, kind=kind, labels=labels, templates=templates)

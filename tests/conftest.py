@@ -1,0 +1,60 @@
+"""What the tests share: real data where it is, and spec and run factories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from multitask.spec import Spec
+
+os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+_REAL_DATA = Path(
+    os.environ.get("MULTITASK_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")
+).resolve()
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with the real banking77 and commonsense_qa."""
+    if not (_REAL_DATA / "banking77" / "train.csv").is_file():
+        pytest.skip(f"the real datasets are not at {_REAL_DATA} (set MULTITASK_TEST_DATA)")
+    return _REAL_DATA
+
+
+@pytest.fixture
+def write_spec(tmp_path: Path) -> Callable[..., Path]:
+    """Write a spec file; keyword arguments replace keys of a small valid one, None removes."""
+
+    def write(**changes: Any) -> Path:
+        content: dict[str, Any] = {
+            "model": "owner/model",
+            "tasks": ["text_claims", "banking77", "commonsense_qa"],
+            "cluster": "cpu",
+            "method": "full",
+            "sample": True,
+        }
+        content |= changes
+        path = tmp_path / "spec.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def sample_spec() -> Spec:
+    """A valid spec over the embedded sample."""
+    return Spec(
+        model="owner/model",
+        tasks=("text_claims", "banking77", "commonsense_qa"),
+        cluster="cpu",
+        method="full",
+        sample=True,
+    )

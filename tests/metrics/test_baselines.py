@@ -1,0 +1,53 @@
+"""Baselines: trained on the training rows only, for both kinds of tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from multitask.data.prepare import divide
+from multitask.metrics.baselines import majority, tfidf_logistic_regression
+
+
+def _rows(*pairs: tuple[str, str]) -> list[dict[str, object]]:
+    return [{"text": text, "label": label} for text, label in pairs]
+
+
+def test_majority_ties_go_to_the_first_name() -> None:
+    train = _rows(("x", "b"), ("y", "a"))
+    assert majority(train, train) == ["a", "a"]
+
+
+def test_tfidf_learns_words() -> None:
+    train = _rows(
+        *[(f"lost card {i}", "lost") for i in range(5)], *[(f"top up {i}", "top") for i in range(5)]
+    )
+    assert tfidf_logistic_regression(train, _rows(("my card is lost", "?"))) == ["lost"]
+
+
+def test_a_single_class_is_answered_without_a_model() -> None:
+    train = _rows(("x", "only"), ("y", "only"))
+    assert tfidf_logistic_regression(train, train) == ["only", "only"]
+
+
+def test_multiple_choice_answers_with_a_letter_of_its_options() -> None:
+    rows = [
+        {"text": f"question {i}", "answer": "B", "choices": ["wrong thing", "right thing"]}
+        for i in range(10)
+    ]
+    assert tfidf_logistic_regression(rows, rows[:3]) == ["B", "B", "B"]
+
+
+def test_real_banking77_reference_value(real_data: Path) -> None:
+    """TF-IDF + LR on all 10,003 rows is known to reach 89.4 % on the 3,080 test rows."""
+    from multitask.data.adapters import load_adapter
+    from multitask.data.sources import find_source
+
+    adapter = load_adapter("banking77")
+    data = adapter.read(find_source(adapter, data_dir=real_data, sample=False).files)
+    rows = {s: [{"text": e.text, "label": e.label} for e in es] for s, es in data.splits.items()}
+    predicted = tfidf_logistic_regression(rows["train"], rows["test"])
+    hits = sum(p == row["label"] for p, row in zip(predicted, rows["test"], strict=True))
+    assert hits / len(predicted) == pytest.approx(0.894, abs=0.004)
+    assert len(divide(data, 0.8, seed=0)["test"]) == 3080

@@ -1,0 +1,120 @@
+"""Reports: the numbers of the results, and nothing of the data as markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from multitask.data.prepare import prepare, read_rows
+from multitask.errors import InputError
+from multitask.reports.write import markdown_cell, write_report
+from multitask.run import Run
+from multitask.spec import Spec
+
+HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" | `code` {{ 7*7 }}'
+
+
+def _estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": max(0.0, value - 0.1), "high": min(1.0, value + 0.1)}
+
+
+def _metrics(value: float) -> dict[str, object]:
+    return {"accuracy": _estimate(value), "macro_f1": _estimate(value)}
+
+
+@pytest.fixture
+def run(sample_spec: Spec, tmp_path: Path) -> Run:
+    """A run with results written by hand, in which a test row is hostile."""
+    run = prepare(sample_spec.model_copy(update={"name": HOSTILE}), tmp_path / "run")
+    rows = read_rows(run.split("test"))
+    rows[0]["text"] = HOSTILE
+    run.split("test").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    directory = run.evaluations / "trained"
+    directory.mkdir(parents=True)
+    tasks = {
+        task: {
+            "kind": "classification",
+            "n": 30,
+            "seconds": 2.0,
+            "metrics": _metrics(value),
+            "baselines": {"majority": _metrics(0.2), "tfidf_logistic_regression": _metrics(0.5)},
+        }
+        for task, value in (("text_claims", 0.9), ("banking77", 0.1), ("commonsense_qa", 0.5))
+    }
+    results = {"model": HOSTILE, "split": "test", "limit": None, "tasks": tasks}
+    (directory / "results.json").write_text(json.dumps(results))
+    pq.write_table(
+        pa.table(
+            {
+                "task": ["text_claims"],
+                "id": [rows[0]["id"]],
+                "gold": ["Claim"],
+                "predicted": ["Not a Claim"],
+                "scores": [
+                    [{"label": "Claim", "score": -2.0}, {"label": "Not a Claim", "score": -1.0}]
+                ],
+            }
+        ),
+        directory / "predictions.parquet",
+    )
+    return run
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_hostile_text_is_shown_and_not_run(run: Run) -> None:
+    html, _ = write_report(run)
+    parser = _Tags()
+    parser.feed(html.read_text())
+    assert parser.tags.isdisjoint({"script", "img", "iframe", "link", "object"})
+    assert parser.links == []
+    assert "&lt;script&gt;alert(" in html.read_text()
+
+
+def test_the_page_loads_nothing_from_elsewhere(run: Run) -> None:
+    html, _ = write_report(run)
+    text = html.read_text()
+    assert "default-src 'none'" in text
+    assert re.findall(r"@import|url\(", text) == []
+
+
+def test_both_reports_show_every_task_and_number(run: Run) -> None:
+    for path in write_report(run):
+        text = path.read_text()
+        assert all(number in text for number in ("90.0 %", "10.0 %", "50.0 %", "20.0 %"))
+        assert "TF-IDF + logistic regression" in text
+        assert "Majority label" in text
+
+
+def test_verdicts_follow_the_intervals(run: Run) -> None:
+    _, markdown = write_report(run)
+    lines = [line for line in markdown.read_text().splitlines() if line.startswith("- **")]
+    assert "40.0 points over" in lines[0]
+    assert "40.0 points under" in lines[1]
+    assert "not clearly different" in lines[2]
+
+
+def test_markdown_cells_cannot_break_out() -> None:
+    cell = markdown_cell(HOSTILE + "\nnew line")
+    assert re.findall(r"[|`<>{}\n]", cell) == []
+
+
+def test_a_run_without_evaluation_says_what_to_do(sample_spec: Spec, tmp_path: Path) -> None:
+    run = prepare(sample_spec, tmp_path / "other")
+    with pytest.raises(InputError, match="multitask evaluate"):
+        write_report(run)

@@ -1,0 +1,102 @@
+"""Specs: what is filled in, and what each mistake is answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from multitask.errors import InputError
+from multitask.spec import Spec, load_spec
+
+WriteSpec = Callable[..., Path]
+
+
+def test_the_shortest_spec_gets_every_default(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "model: meta-llama/Llama-3.1-8B-Instruct\ntasks: [text_claims, banking77, commonsense_qa]\n"
+    )
+    spec = load_spec(path)
+    assert (spec.epochs, spec.split.train, spec.cluster) == (2, 0.8, "3x4-a100-80gb")
+
+
+def test_a_resolved_spec_reads_back_as_itself(write_spec: WriteSpec, tmp_path: Path) -> None:
+    spec = load_spec(write_spec(axolotl={"weight_decay": 0.1}, hub={"repo": "me/it"}))
+    again = tmp_path / "again.yaml"
+    again.write_text(spec.to_yaml())
+    assert load_spec(again) == spec
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lerning_rate": 1e-4}, ["unknown key 'lerning_rate'", "did you mean 'learning_rate'"]),
+        ({"split": {"trian": 0.8}}, ["unknown key 'trian'", "in 'split'", "did you mean 'train'"]),
+        (
+            {"tracking": {"wandb": {"projct": "x"}}},
+            ["unknown key 'projct'", "did you mean 'project'"],
+        ),
+        ({"tasks": ["banking7"]}, ["unknown task 'banking7'", "did you mean 'banking77'"]),
+        ({"tasks": ["banking77", "banking77"]}, ["'banking77' is listed twice"]),
+        ({"tasks": []}, ["key 'tasks'"]),
+        ({"model": None}, ["the key 'model' is missing", "add `model:"]),
+        ({"tasks": None}, ["the key 'tasks' is missing"]),
+        ({"model": None, "modle": "a/b"}, ["unknown key 'modle'", "did you mean 'model'"]),
+        ({"epochs": "many"}, ["key 'epochs'", "'many'"]),
+        ({"split": {"train": 1.5}}, ["key 'split.train'", "1.5"]),
+        ({"model": "./nowhere"}, ["no model folder at", "key 'model'"]),
+        ({"data_dir": "x"}, ["exclude each other"]),
+    ],
+)
+def test_a_mistake_names_file_key_and_remedy(
+    write_spec: WriteSpec, changes: dict[str, object], expected: list[str]
+) -> None:
+    path = write_spec(**changes)
+    with pytest.raises(InputError) as error:
+        load_spec(path)
+    message = str(error.value)
+    assert str(path) in message
+    assert all(part in message for part in expected), message
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("model: [unclosed\ntasks: x", "not valid YAML"),
+        ("- a\n- b\n", "a mapping of keys"),
+        ("", "a mapping of keys"),
+    ],
+)
+def test_a_file_that_is_no_spec(tmp_path: Path, content: str, expected: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=expected):
+        load_spec(path)
+
+
+def test_a_spec_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such spec file"):
+        load_spec(tmp_path / "missing.yaml")
+
+
+def test_a_local_model_is_found_from_the_spec_file(write_spec: WriteSpec, tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "config.json").write_text("{}")
+    assert load_spec(write_spec(model="./toy")).model == str(tmp_path / "toy")
+
+
+def test_a_model_folder_without_config_is_refused(write_spec: WriteSpec, tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    with pytest.raises(InputError, match=r"no config\.json"):
+        load_spec(write_spec(model="./toy"))
+
+
+def test_every_key_of_the_spec_is_shown_in_the_example() -> None:
+    from multitask.resources import resource_dir
+
+    example = (resource_dir("configs/examples") / "default.yaml").read_text()
+    missing = [key for key in Spec.model_fields if f"{key}:" not in example and key != "sample"]
+    assert missing == []
