@@ -25,8 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tasks", nargs="+", default=["banking77", "commonsense_qa"])
-    parser.add_argument("--epochs", type=float, default=12)
+    parser.add_argument("--epochs", type=float, default=14)
     arguments = parser.parse_args()
 
     work = arguments.out.parent / f"{arguments.out.name}-input"
@@ -36,11 +35,15 @@ def main() -> None:
     spec = {
         "name": "from-scratch",
         "model": "./model",
-        "tasks": arguments.tasks,
+        "tasks": ["banking77", "commonsense_qa"],
         "method": "full",
         "cluster": "cpu",
         "epochs": arguments.epochs,
-        "split": {"train": 0.9},
+        "split": {"train": 0.95},
+        # One phrasing keeps the sequences short. CommonsenseQA is there to be mixed in: two
+        # million random parameters hold no common sense.
+        "templates": {"phrasings": 1},
+        "mixture": {"caps": {"commonsense_qa": 1000}},
         "sequence_len": 256,
         "learning_rate": 2.0e-3,
         "global_batch_size": 64,
@@ -51,8 +54,7 @@ def main() -> None:
         # The model is made from the data's own words, so the spec is read once without it.
         spec_path.write_text(yaml.safe_dump(spec | {"model": "placeholder/model"}))
         prepared = prepare_tasks(load_spec(spec_path))
-        rows = prepared.split("train", seed=0)
-        texts = [message["content"] for row in rows for message in row["messages"]]
+        texts = [m["content"] for row in prepared.split("train") for m in row["messages"]]
         print(f"model: {write_toy_model(model, texts):,} parameters")
     spec_path.write_text(yaml.safe_dump(spec, sort_keys=False))
 

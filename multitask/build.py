@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask.cluster import load_cluster
-from multitask.data.prepare import Prepared, prepare_tasks, write_data
+from multitask.data.prepare import Prepared, Report, prepare_tasks
+from multitask.data.write import Progress, no_garbage_collection, no_progress, write_data
 from multitask.run import Run, staged
 from multitask.runners.accelerate import accelerate_yaml, node_script
 from multitask.runners.axolotl import axolotl_config, axolotl_yaml
 from multitask.runners.model_info import model_info
 from multitask.runners.validate import axolotl_installed, validate_axolotl
 from multitask.spec import Spec
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ def build_config(
     *,
     validate: bool = True,
     report: Report = lambda _: None,
+    progress: Progress = no_progress,
     add_files: Callable[[Path, Prepared], None] = lambda _root, _prepared: None,
 ) -> Built:
     """Make a run directory: data, plan, Axolotl and accelerate files, launch scripts.
@@ -46,6 +46,7 @@ def build_config(
         out: The run directory; made whole or not at all.
         validate: Ask Axolotl's validator, where Axolotl is installed.
         report: Told what is being done, for a progress display.
+        progress: Told rows written and rows in all.
         add_files: Puts further files into the directory before the configuration is written,
             such as a model made on the spot.
 
@@ -56,14 +57,13 @@ def build_config(
     out = Path(out)
     cluster = load_cluster(spec.cluster)
     axolotl_config(spec, cluster, model_info(spec.model, out))  # wrong keys end it before the work
-    report("reading and splitting the tasks")
-    prepared = prepare_tasks(spec)
     check = validate and axolotl_installed()
-    with staged(out) as stage:
+    with no_garbage_collection(), staged(out) as stage:
+        prepared = prepare_tasks(spec, report=report)
         run = Run(stage)
         run.spec.write_text(spec.to_yaml(), encoding="utf-8")
-        write_data(prepared, spec, stage)
         add_files(stage, prepared)
+        write_data(prepared, spec, stage, progress=progress)
         config = axolotl_config(spec, cluster, model_info(spec.model, stage))
         run.axolotl.write_text(axolotl_yaml(config), encoding="utf-8")
         run.accelerate.write_text(accelerate_yaml(cluster), encoding="utf-8")

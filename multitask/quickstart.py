@@ -93,8 +93,7 @@ def run_quickstart(out: Path) -> Path:
 
 
 def _add_toy(root: Path, prepared: Prepared) -> None:
-    rows = prepared.split("train", seed=0)
-    texts = [message["content"] for row in rows for message in row["messages"]]
+    texts = [m["content"] for row in prepared.split("train") for m in row["messages"]]
     write_toy_model(root / MODEL_DIR, texts, size=_SIZE)
     (root / "notes.txt").write_text(NOTE + "\n", encoding="utf-8")
 

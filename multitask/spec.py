@@ -10,30 +10,34 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from multitask.errors import InputError, did_you_mean
+from multitask.task_spec import (
+    LeakageSpec,
+    MixtureSpec,
+    SourceSpec,
+    StrictModel,
+    TaskSpec,
+    TemplatesSpec,
+)
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SplitSpec(_Strict):
+class SplitSpec(StrictModel):
     """How a task's rows are divided.
 
     Attributes:
-        train: Share of a task's training rows that is trained on. Of the rest, a task with a test
-            set of its own keeps all for validation; another one divides it between validation
-            and test.
+        train: Share of a task's training rows that is trained on. The rest goes to the splits
+            that the source does not bring: to validation where it has a test set, to test where
+            it has a validation set, else evenly to both. A source with all three is kept.
     """
 
     train: Fraction = 0.8
 
 
-class CheckpointSpec(_Strict):
+class CheckpointSpec(StrictModel):
     """When the trainer saves.
 
     Attributes:
@@ -45,7 +49,7 @@ class CheckpointSpec(_Strict):
     keep: Annotated[int, Field(ge=2)] = 3
 
 
-class WandbSpec(_Strict):
+class WandbSpec(StrictModel):
     """Weights & Biases: a project, and optionally whose it is and what the run is called."""
 
     project: str
@@ -53,13 +57,13 @@ class WandbSpec(_Strict):
     name: str | None = None
 
 
-class TrackingSpec(_Strict):
+class TrackingSpec(StrictModel):
     """Where training metrics are sent besides the log."""
 
     wandb: WandbSpec | None = None
 
 
-class HubSpec(_Strict):
+class HubSpec(StrictModel):
     """Where the trained model is pushed.
 
     Attributes:
@@ -69,17 +73,20 @@ class HubSpec(_Strict):
     repo: str
 
 
-class Spec(_Strict):
+class Spec(StrictModel):
     """One fine-tune: a model, the tasks it learns together, and where it is trained.
 
     Attributes:
         model: A Hub id (``owner/name``) or the path of a local model folder.
-        tasks: Names of the tasks, at least one, none twice.
+        tasks: The tasks, at least one, no name twice: a shipped one's name, or a mapping.
         name: What the run is called in reports and trackers.
         method: A file of ``configs/methods``: full, lora, qlora, ...
         cluster: A file of ``configs/clusters``.
         epochs: Passes over the training mixture.
         split: How rows are divided into train, validation and test.
+        templates: How tasks are put into words.
+        mixture: How often each task's rows are seen.
+        leakage: How rows of different splits and tasks are compared.
         seed: Seeds the split, the mixture, the templates and the trainer.
         sequence_len: Longest example in tokens; longer ones are dropped by Axolotl.
         learning_rate: Peak learning rate; default: the method's.
@@ -93,12 +100,15 @@ class Spec(_Strict):
     """
 
     model: Annotated[str, Field(min_length=1)]
-    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[str | TaskSpec, ...], Field(min_length=1)]
     name: Annotated[str, Field(min_length=1)] = "multitask"
     method: str = "lora"
     cluster: str = "3x4-a100-80gb"
     epochs: Annotated[float, Field(gt=0)] = 2
     split: SplitSpec = SplitSpec()
+    templates: TemplatesSpec = TemplatesSpec()
+    mixture: MixtureSpec = MixtureSpec()
+    leakage: LeakageSpec = LeakageSpec()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     sequence_len: Annotated[int, Field(ge=16)] = 2048
     learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -108,19 +118,30 @@ class Spec(_Strict):
     checkpoint: CheckpointSpec = CheckpointSpec()
     tracking: TrackingSpec = TrackingSpec()
     hub: HubSpec | None = None
-    axolotl: dict[str, Any] = {}
+    axolotl: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("tasks")
     @classmethod
-    def _no_task_twice(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        twice = sorted({task for task in tasks if tasks.count(task) > 1})
+    def _no_task_twice(cls, tasks: tuple[str | TaskSpec, ...]) -> tuple[str | TaskSpec, ...]:
+        names = [name_of(task) for task in tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"task {twice[0]!r} is listed twice; remove one")
+            raise ValueError(f"task {twice[0]!r} is listed twice; remove or rename one")
         return tasks
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in order."""
+        return tuple(name_of(task) for task in self.tasks)
 
     def to_yaml(self) -> str:
         """Every key with its value, in the order of the class."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def name_of(task: str | TaskSpec) -> str:
+    """The name of an entry of ``tasks``."""
+    return task if isinstance(task, str) else task.name
 
 
 def load_spec(path: str | Path) -> Spec:
@@ -178,41 +199,53 @@ def _explain(error: ValidationError, path: Path, content: dict[str, Any]) -> Inp
     """Turn pydantic's first complaint into one message with file, key and remedy."""
     # An unknown key often is the misspelt form of a missing one: name it first.
     issues = sorted(error.errors(), key=lambda issue: issue["type"] != "extra_forbidden")
+    # A task may be a name or a mapping; what it is not is no news.
+    issues = [i for i in issues if not _other_branch(i["loc"], content)] or issues
     issue = issues[0]
-    key = ".".join(str(part) for part in issue["loc"])
+    location = tuple(part for part in issue["loc"] if part not in ("str", "TaskSpec"))
+    key = ".".join(str(part) for part in location)
     where = f"{path}: key '{key}'" if key else str(path)
     if issue["type"] == "extra_forbidden":
-        known = _keys_of(issue["loc"][:-1])
         return InputError(
-            f"unknown key '{issue['loc'][-1]}'",
-            where=path if len(issue["loc"]) == 1 else f"{path}: in '{_parent(key)}'",
-            fix=did_you_mean(str(issue["loc"][-1]), known),
+            f"unknown key '{location[-1]}'",
+            where=path if len(location) == 1 else f"{path}: in '{key.rsplit('.', 1)[0]}'",
+            fix=did_you_mean(str(location[-1]), _keys_of(location[:-1])),
         )
     if issue["type"] == "missing":
         example = {"model": "meta-llama/Llama-3.1-8B-Instruct", "tasks": "[banking77]"}
         return InputError(
-            f"the key '{key}' is missing",
-            where=path,
-            fix=f"add `{key}: {example.get(key, '...')}`",
+            f"the key '{key}' is missing", where=path, fix=f"add `{key}: {example.get(key, '...')}`"
         )
     message = issue["msg"].removeprefix("Value error, ")
-    value = _value_at(content, issue["loc"])
-    shown = f" (it is {value!r})" if value is not None else ""
+    value = _value_at(content, location)
+    shown = f" (it is {value!r})" if isinstance(value, (str, int, float, bool)) else ""
     return InputError(f"{message[0].lower()}{message[1:]}{shown}", where=where)
 
 
-def _parent(key: str) -> str:
-    return key.rsplit(".", 1)[0]
+def _other_branch(location: tuple[int | str, ...], content: dict[str, Any]) -> bool:
+    """Whether a complaint is about the form of a task that the user did not choose."""
+    if len(location) < 3 or location[0] != "tasks":
+        return False
+    is_mapping = isinstance(_value_at(content, location[:2]), dict)
+    return is_mapping == (location[2] == "str")
 
 
 def _keys_of(location: tuple[int | str, ...]) -> list[str]:
     """The keys that the model at a location of the spec accepts."""
     model: Any = Spec
     for part in location:
-        annotation = model.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+        if isinstance(part, int):
+            continue
+        models = _models_in(model.model_fields[part].annotation)
+        model = models[0]
     return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a type annotation speaks of, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for part in getattr(annotation, "__args__", ()) for m in _models_in(part)]
 
 
 def _value_at(content: Any, location: tuple[int | str, ...]) -> Any:
@@ -228,7 +261,14 @@ def _check_tasks(spec: Spec, path: Path) -> None:
     from multitask.tasks import task_names
 
     for task in spec.tasks:
-        if task not in task_names():
+        if isinstance(task, TaskSpec):
+            if task.name in task_names():
+                raise InputError(
+                    f"{task.name!r} is the name of a shipped task",
+                    where=f"{path}: key 'tasks'",
+                    fix="choose another name",
+                )
+        elif task not in task_names():
             raise InputError(
                 f"unknown task {task!r}",
                 where=f"{path}: key 'tasks'",
@@ -247,6 +287,12 @@ def _resolve_paths(spec: Spec, path: Path) -> Spec:
     changes: dict[str, Any] = {}
     if spec.data_dir is not None:
         changes["data_dir"] = str(_local(spec.data_dir, base))
+    changes["tasks"] = tuple(
+        task
+        if isinstance(task, str)
+        else task.model_copy(update={"source": _resolve_source(task.source, base)})
+        for task in spec.tasks
+    )
     model = _resolve_model(spec.model, base, path)
     if model != spec.model:
         changes["model"] = model
@@ -256,6 +302,13 @@ def _resolve_paths(spec: Spec, path: Path) -> Spec:
 def _local(value: str, base: Path) -> Path:
     expanded = Path(value).expanduser()
     return expanded if expanded.is_absolute() else (base / expanded).resolve()
+
+
+def _resolve_source(source: SourceSpec, base: Path) -> SourceSpec:
+    given = {key: getattr(source, key) for key in ("path", "train", "validation", "test")}
+    return source.model_copy(
+        update={key: str(_local(value, base)) for key, value in given.items() if value is not None}
+    )
 
 
 def _resolve_model(model: str, base: Path, path: Path) -> str:

@@ -23,16 +23,19 @@ _LINE_SECONDS = 15.0
 class ProgressBar:
     """One bar that is told its task, how far it is, and a few words beside it."""
 
-    def __init__(self, progress: Progress, console: Console) -> None:
+    def __init__(self, progress: Progress, console: Console, after: float) -> None:
         """Draw with ``progress`` on a terminal, or print lines to ``console``."""
         self._progress = progress
         self._console = console
+        self._visible_from = time.monotonic() + after
         self._bars: dict[str, TaskID] = {}
         self._printed = float("-inf")
         self._finished: set[str] = set()
 
     def update(self, what: str, done: int, total: int | None, note: str = "") -> None:
         """Say that ``done`` of ``total`` units of ``what`` are finished; None: not known yet."""
+        if time.monotonic() < self._visible_from:
+            return
         if not self._console.is_terminal:
             now = time.monotonic()
             finished = done == total and what not in self._finished
@@ -53,8 +56,8 @@ class ProgressBar:
 
 
 @contextmanager
-def progress_bar() -> Iterator[ProgressBar]:
-    """A progress display for the block."""
+def progress_bar(*, after: float = 0.0) -> Iterator[ProgressBar]:
+    """A progress display for the block, shown when it takes longer than ``after`` seconds."""
     console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
@@ -67,4 +70,4 @@ def progress_bar() -> Iterator[ProgressBar]:
         disable=not console.is_terminal,
     )
     with progress:
-        yield ProgressBar(progress, console)
+        yield ProgressBar(progress, console, after)

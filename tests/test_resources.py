@@ -10,7 +10,8 @@ from multitask.resources import config_names, load_config, resource_dir
 from multitask.runners.axolotl import axolotl_config
 from multitask.runners.model_info import ModelInfo
 from multitask.spec import Spec, load_spec
-from multitask.tasks import load_task, task_names
+from multitask.tasks import Example, Kind, Task, shipped_kind, shipped_templates, task_names
+from multitask.tasks.task import Answers
 
 
 def test_all_yaml_files_are_known_to_a_loader() -> None:
@@ -51,12 +52,47 @@ def test_examples_are_valid_specs(name: str) -> None:
     load_spec(resource_dir("configs/examples") / f"{name}.yaml")
 
 
+_TEMPLATES = sorted(
+    str(path.relative_to(resource_dir("templates")).with_suffix(""))
+    for path in resource_dir("templates").rglob("*.yaml")
+)
+
+
+def test_template_files_are_found() -> None:
+    assert len(_TEMPLATES) >= 6
+    assert set(task_names()) < set(_TEMPLATES)
+
+
+@pytest.mark.parametrize("name", _TEMPLATES)
+@pytest.mark.parametrize("list_labels", [True, False])
+@pytest.mark.parametrize("answers", ["letter", "text"])
+def test_every_phrasing_shows_the_row_and_gives_the_answer(
+    name: str, list_labels: bool, answers: Answers
+) -> None:
+    kind = Kind(name.removeprefix("generic/")) if "/" in name else shipped_kind(name)
+    labels = ("A", "B") if kind is Kind.MULTIPLE_CHOICE else ("yes sir", "no sir")
+    templates = shipped_templates(name)
+    task = Task(name, kind, labels, templates, list_labels=list_labels, answers=answers)
+    example = Example("1", "the text", labels[1], context="the input")
+    if kind is Kind.MULTIPLE_CHOICE:
+        example = Example("1", "the text", "B", ("first option", "second option"))
+    assert len({template.name for template in templates}) == len(templates)
+    for template in templates:
+        prompt, response = task.prompt(example, template), task.response(example, template)
+        assert "the text" in prompt
+        if kind is Kind.MULTIPLE_CHOICE:
+            assert "first option" in prompt
+            assert response == ("B" if answers == "letter" else "second option")
+        else:
+            assert response == "no sir"
+        if kind is Kind.CLASSIFICATION:
+            assert ("yes sir" in prompt) is list_labels
+        assert "\n\n\n" not in prompt
+
+
 @pytest.mark.parametrize("name", task_names())
-def test_templates_have_names_of_their_own(name: str) -> None:
-    task = load_task(name, ("a", "b"))
-    names = [template.name for template in task.templates]
-    assert names
-    assert len(set(names)) == len(names)
+def test_shipped_tasks_have_four_phrasings(name: str) -> None:
+    assert len(shipped_templates(name)) >= 4
 
 
 def test_an_unknown_name_is_answered_with_a_suggestion() -> None:

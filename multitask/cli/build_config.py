@@ -23,14 +23,17 @@ def build_config(
     Example: multitask build-config multitask.yaml --out runs/first --data-dir data
     """
     from multitask.build import build_config as build
+    from multitask.terminal import progress_bar
 
     resolved = read_spec(spec, data_dir, sample)
-    built = build(
-        resolved,
-        default_out(resolved, out),
-        validate=not no_validate,
-        report=lambda message: typer.echo(f"- {message}"),
-    )
+    with progress_bar(after=2.0) as bar:
+        built = build(
+            resolved,
+            default_out(resolved, out),
+            validate=not no_validate,
+            report=lambda message: typer.echo(f"- {message}", err=True),
+            progress=bar.update,
+        )
     typer.echo(built.run.plan.read_text(encoding="utf-8"))
     if built.validated:
         typer.echo("axolotl.yaml: accepted by Axolotl's validator")

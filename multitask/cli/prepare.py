@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from multitask.cli.options import DataDir, OutPath, Sample, SpecPath, default_out, read_spec
 
 
 def prepare(
-    spec: SpecPath, out: OutPath = None, data_dir: DataDir = None, sample: Sample = False
+    spec: SpecPath,
+    out: OutPath = None,
+    data_dir: DataDir = None,
+    sample: Sample = False,
+    show: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Print N finished examples of each task.")
+    ] = 0,
 ) -> None:
     """Make the data part of a run alone: split, templated mixture, manifest, plan.
 
-    Example: multitask prepare multitask.yaml --out runs/first --data-dir data
+    With --show, examples are printed as the model will see them, and what is trained on is marked.
+
+    Example: multitask prepare multitask.yaml --out runs/first --data-dir data --show 3
     """
-    from multitask.data.prepare import prepare as prepare_run
+    from multitask.data.show import show_examples
+    from multitask.data.write import prepare as prepare_run
+    from multitask.terminal import progress_bar
 
     resolved = read_spec(spec, data_dir, sample)
-    run = prepare_run(resolved, default_out(resolved, out))
+    with progress_bar(after=2.0) as bar:
+        run = prepare_run(
+            resolved,
+            default_out(resolved, out),
+            report=lambda message: typer.echo(f"- {message}", err=True),
+            progress=bar.update,
+        )
     typer.echo(run.plan.read_text(encoding="utf-8"))
+    if show:
+        typer.echo(show_examples(run, resolved, show))
     typer.echo(f"data: {run.data}")

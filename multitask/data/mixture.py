@@ -1,67 +1,115 @@
-"""The mixture: the rows of all tasks, put into words and shuffled together."""
+"""The mixture: how often each task's rows are seen, and in which order."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from multitask.data.split import row_key
-from multitask.tasks import Example, Kind, Task
+import numpy as np
+import numpy.typing as npt
 
-Row = dict[str, Any]
+from multitask.data.normal_form import Fingerprints, draw
+from multitask.errors import InputError, did_you_mean
+from multitask.task_spec import MixtureSpec
+
+Indices = npt.NDArray[np.int64]
 
 
-def render(task: Task, examples: Iterable[Example], *, seed: int) -> list[Row]:
-    """Put a task's rows into words, one phrasing per row chosen by seed and content.
+def mixture_sizes(rows: Mapping[str, int], mixture: MixtureSpec) -> dict[str, int]:
+    """Decide how many rows of each task one pass over the mixture has.
+
+    ``temperature`` follows Raffel et al., 2020 ("T5", section 3.5.2): shares proportional to
+    rows^(1/T).
+
+    Args:
+        rows: Distinct training rows of each task.
+        mixture: The spec's wishes.
 
     Returns:
-        Rows with ``messages`` (user, assistant), ``task``, ``id``, ``template``, ``text``, and
-        the gold answer under ``label`` (classification) or ``answer`` (multiple choice, with
-        its ``choices``).
+        Rows per task, at least one each.
+
+    Raises:
+        InputError: A wish names a task that is not there, or a task has no weight.
     """
-    rows = []
-    for example in examples:
-        number = int.from_bytes(row_key(example, seed))
-        template = task.templates[number % len(task.templates)]
-        row: Row = {
-            "messages": [
-                {"role": "user", "content": task.prompt(example, template)},
-                {
-                    "role": "assistant",
-                    "content": task.response(example.label, template, row=example.id),
-                },
-            ],
-            "task": task.name,
-            "id": example.id,
-            "template": template.name,
-            "text": example.text,
-        }
-        if task.kind is Kind.MULTIPLE_CHOICE:
-            row |= {"answer": example.label, "choices": list(example.choices)}
-        else:
-            row |= {"label": example.label}
-        rows.append(row)
-    return rows
+    _check_names(rows, mixture)
+    capped = {task: min(n, mixture.caps.get(task, n)) for task, n in rows.items()}
+    fixed = {task: max(1, round(capped[task] * epochs)) for task, epochs in mixture.epochs.items()}
+    free = {task: n for task, n in capped.items() if task not in fixed}
+    total = (mixture.size or sum(capped.values())) - sum(fixed.values())
+    if mixture.size is None:
+        total = sum(free.values())
+    elif free and total < len(free):
+        raise InputError(
+            f"a mixture of {mixture.size} rows leaves none for {', '.join(free)}",
+            where="key 'mixture.size'",
+            fix="raise it",
+        )
+    weights = _weights(free, mixture)
+    return {task: fixed.get(task) or max(1, round(total * weights[task])) for task in rows}
 
 
-def gold(row: Row) -> str:
-    """The gold answer of a row, in the task's label space."""
-    value: str = row["label"] if "label" in row else row["answer"]
-    return value
+def _weights(rows: Mapping[str, int], mixture: MixtureSpec) -> dict[str, float]:
+    if mixture.strategy == "equal":
+        raw = dict.fromkeys(rows, 1.0)
+    elif mixture.strategy == "temperature":
+        raw = {task: n ** (1 / mixture.temperature) for task, n in rows.items()}
+    elif mixture.strategy == "weights":
+        missing = [task for task in rows if task not in mixture.weights]
+        if missing:
+            raise InputError(
+                f"task {missing[0]!r} has no weight",
+                where="key 'mixture.weights'",
+                fix="give every task one",
+            )
+        raw = {task: mixture.weights[task] for task in rows}
+    else:
+        raw = {task: float(n) for task, n in rows.items()}
+    whole = sum(raw.values())
+    return {task: value / whole for task, value in raw.items()}
 
 
-def mix(rows_by_task: Sequence[Sequence[Row]], *, seed: int) -> list[Row]:
-    """Shuffle the rows of several tasks together.
+def _check_names(rows: Mapping[str, int], mixture: MixtureSpec) -> None:
+    for key in ("weights", "caps", "epochs"):
+        for task in getattr(mixture, key):
+            if task not in rows:
+                raise InputError(
+                    f"the run has no task {task!r}",
+                    where=f"key 'mixture.{key}'",
+                    fix=did_you_mean(task, rows),
+                )
 
-    The first rows are one of each task. ``datasets`` infers a JSON file's columns from its first
-    10 MB and dies on a column that first appears later, as it would in a mixture of one large
-    and one small task.
+
+def choose(keys: Fingerprints, distinct: int, size: int, *, seed: int) -> tuple[Indices, Indices]:
+    """Draw rows of a task: whole passes, then a part of a pass without repetition.
+
+    Args:
+        keys: Fingerprints of the task's rows; the draw follows from them, not from the order.
+        distinct: How many different rows may be used (a cap).
+        size: How many rows are wanted.
+        seed: Seeds the draw.
+
+    Returns:
+        Positions of the rows, and for each whether it is its first (0), second (1), ... use.
     """
-    rows = [row for task_rows in rows_by_task for row in task_rows]
-    random.Random(seed).shuffle(rows)  # noqa: S311 (reproducible, not secret)
-    lead: dict[str, int] = {}
-    for index, row in enumerate(rows):
-        lead.setdefault(row["task"], index)
-    front = set(lead.values())
-    return [rows[i] for i in lead.values()] + [r for i, r in enumerate(rows) if i not in front]
+    order = np.argsort(draw(keys, seed), kind="stable")[:distinct]
+    passes, rest = divmod(size, distinct)
+    positions = np.concatenate([np.tile(order, passes), order[:rest]])
+    uses = np.concatenate(
+        [np.repeat(np.arange(passes), distinct), np.full(rest, passes, dtype=np.int64)]
+    )
+    return positions.astype(np.int64), uses.astype(np.int64)
+
+
+def shuffled(sizes: Sequence[int], *, seed: int) -> Indices:
+    """An order of all rows of several tasks, given one after the other.
+
+    The first places have one row of each task. ``datasets`` infers a JSON file's columns from its
+    first 10 MB and dies on a column that first appears later, as it would in a mixture of one
+    large and one small task.
+    """
+    order = np.random.default_rng(seed).permutation(sum(sizes))
+    task_of = np.repeat(np.arange(len(sizes)), sizes)[order]
+    _, first = np.unique(task_of, return_index=True)
+    lead = np.sort(first)
+    rest = np.delete(order, lead)
+    mixed: Indices = np.concatenate([order[lead], rest]).astype(np.int64)
+    return mixed

@@ -5,36 +5,102 @@ from __future__ import annotations
 from typing import Any
 
 
-def plan_markdown(manifest: dict[str, Any], *, epochs: float) -> str:
+def plan_markdown(manifest: dict[str, Any]) -> str:
     """Describe the mixture of a manifest in Markdown.
 
     Args:
         manifest: As in ``RUN/data/manifest.json``.
-        epochs: Passes over the training rows.
     """
-    tasks = manifest["tasks"]
-    total = sum(task["counts"]["train"]["rows"] for task in tasks.values())
+    tasks: dict[str, dict[str, Any]] = manifest["tasks"]
     lines = [
         "# Mixture plan",
         "",
-        f"{total:,} training rows, {epochs:g} epochs, seed {manifest['seed']}.",
+        (
+            f"{_total(tasks):,} training rows in one pass, {manifest['epochs']:g} epochs, "
+            f"{manifest['mixture']['strategy']} mixture, seed {manifest['seed']}."
+        ),
         "",
-        "| task | kind | labels | train | share | validation | test | source |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        *_mixture_table(tasks),
+        "",
+        *_split_table(tasks),
+        *_leakage(manifest["leakage"]),
+        *_warnings(tasks),
     ]
-    for name, task in tasks.items():
-        rows = {split: count["rows"] for split, count in task["counts"].items()}
-        lines.append(
-            f"| {name} | {task['kind']} | {len(task['labels'])} | {rows['train']:,} "
-            f"| {rows['train'] / total:.1%} | {rows['validation']:,} | {rows['test']:,} "
-            f"| {_source(task['source'])} |"
-        )
-    dropped = {name: len(task["dropped"]) for name, task in tasks.items() if task["dropped"]}
-    for name, count in dropped.items():
-        lines += ["", f"{name}: {count} rows were left out; data/manifest.json says which and why."]
     return "\n".join(lines) + "\n"
 
 
-def _source(source: dict[str, Any]) -> str:
-    revision = f"@{source['revision'][:12]}" if source["revision"] else ""
-    return f"{source['location']}{revision}"
+def _total(tasks: dict[str, dict[str, Any]]) -> int:
+    return sum(task["mixture"]["rows"] for task in tasks.values())
+
+
+def _mixture_table(tasks: dict[str, dict[str, Any]]) -> list[str]:
+    distinct = sum(task["counts"]["train"]["rows"] for task in tasks.values())
+    lines = [
+        (
+            "| task | rows | in the mixture | times seen | share before | share in the mixture "
+            "| tokens | supervised tokens |"
+        ),
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    estimated = False
+    for name, task in tasks.items():
+        mixture, rows = task["mixture"], task["counts"]["train"]["rows"]
+        tokens = task.get("tokens")
+        estimated |= tokens is not None and tokens["counted"] < mixture["rows"]
+        lines.append(
+            f"| {name} | {rows:,} | {mixture['rows']:,} | {mixture['epochs_seen']:g} "
+            f"| {rows / distinct:.1%} | {mixture['rows'] / _total(tasks):.1%} "
+            f"| {_number(tokens, 'total')} | {_number(tokens, 'supervised')} |"
+        )
+    if all("tokens" not in task for task in tasks.values()):
+        lines += ["", "Tokens are not counted: the model's tokenizer is not on this machine."]
+    elif estimated:
+        lines += ["", "Tokens are estimated from the first 2,000 rows of each task."]
+    return lines
+
+
+def _number(tokens: dict[str, Any] | None, key: str) -> str:
+    return "-" if tokens is None else f"{tokens[key]:,}"
+
+
+def _split_table(tasks: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [
+        "| task | kind | labels | templates | train | validation | test | source |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for name, task in tasks.items():
+        rows = {split: f"{count['rows']:,}" for split, count in task["counts"].items()}
+        source = task["source"]
+        revision = f" @ {source['revision'][:12]}" if source["revision"] else ""
+        lines.append(
+            f"| {name} | {task['kind']} | {len(task['labels']) or '-'} | {len(task['templates'])} "
+            f"| {rows['train']} | {rows['validation']} | {rows['test']} "
+            f"| {source['location']}{revision} |"
+        )
+    return lines
+
+
+def _leakage(leakage: dict[str, Any]) -> list[str]:
+    searched = "exact, normalised, without punctuation, letters only"
+    if leakage["near_duplicates_searched"]:
+        searched += f", near (similarity from {leakage['threshold']:g})"
+    lines = ["", f"Leakage gate ({searched}):"]
+    if not leakage["removed"]:
+        return [*lines[:-1], lines[-1] + " nothing removed."]
+    for place, levels in leakage["removed"].items():
+        counts = ", ".join(f"{count:,} {level}" for level, count in levels.items())
+        lines.append(f"- removed from {place}: {counts}")
+    return [*lines, "", "data/manifest.json lists every removed row and the row it repeats."]
+
+
+def _warnings(tasks: dict[str, dict[str, Any]]) -> list[str]:
+    lines = []
+    for name, task in tasks.items():
+        lines += [f"- {name}: {warning}" for warning in task["warnings"]]
+        tokens = task.get("tokens")
+        if tokens and tokens["too_long"]:
+            lines.append(
+                f"- {name}: {tokens['too_long']:.1%} of rows are longer than sequence_len "
+                "and will be dropped by Axolotl"
+            )
+    return ["", "Warnings:", *lines] if lines else []

@@ -1,153 +1,239 @@
-"""From a spec to ``RUN/data`` and ``RUN/plan.md``."""
+"""From a spec to the prepared tasks of a run: read, gate, split, choose, put into words."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import orjson
+import numpy as np
 
-from multitask.data.adapters import TaskData, load_adapter
-from multitask.data.mixture import Row, gold, mix, render
-from multitask.data.plan import plan_markdown
-from multitask.data.sources import Source, find_source, sha256
+from multitask.data.adapters import Adapter, TaskData
+from multitask.data.define import adapter_of, define_task
+from multitask.data.leakage import (
+    Leak,
+    Neighbours,
+    Part,
+    mark_near_duplicates,
+    remove_leaks,
+)
+from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled
+from multitask.data.options import shuffle_options
+from multitask.data.rejects import Rejects
+from multitask.data.render import Renderer, Row, pick_templates
+from multitask.data.sources import Source, read_task
 from multitask.data.split import stratified_split
-from multitask.run import SPLITS, Run, staged
+from multitask.errors import InputError
+from multitask.run import SPLITS
 from multitask.spec import Spec
-from multitask.tasks import Example, Task, load_task
+from multitask.task_spec import TaskSpec
+from multitask.tasks import Kind, Task
+
+Report = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class PreparedTask:
-    """A task with its rows divided and put into words."""
+    """A task with its rows divided, and the rows that training will see.
+
+    Attributes:
+        task: The definition.
+        source: Where its rows came from.
+        rejects: What was left out when reading.
+        parts: Its rows by split.
+        read: How many rows each split of the source had.
+        places: Rows of the training part in one pass over the mixture, by position.
+        uses: Which use of its row each of them is, from 0.
+    """
 
     task: Task
     source: Source
-    data: TaskData
-    rows: Mapping[str, list[Row]]
+    rejects: Rejects
+    parts: dict[str, Part]
+    read: dict[str, int]
+    places: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    uses: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
-    """The data half of a run, before it is written."""
+    """The data half of a run, before it is written.
 
-    tasks: tuple[PreparedTask, ...]
-
-    def split(self, name: str, *, seed: int) -> list[Row]:
-        """The rows of a split over all tasks; train is shuffled, the others follow the tasks."""
-        by_task = [prepared.rows[name] for prepared in self.tasks]
-        if name == "train":
-            return mix(by_task, seed=seed)
-        return [row for rows in by_task for row in rows]
-
-
-def prepare_tasks(spec: Spec) -> Prepared:
-    """Read, split and word the rows of every task of a spec.
-
-    Raises:
-        InputError: A source is missing or broken.
+    Attributes:
+        tasks: The tasks, in the order of the spec.
+        leaks: Rows taken out by the leakage gate.
+        near_pairs: How many contents have near-duplicates; None when they were not searched.
+        seed: The spec's seed.
+        alpaca: Whether rows carry the Alpaca keys.
     """
-    return Prepared(tuple(_prepare_task(name, spec) for name in spec.tasks))
+
+    tasks: list[PreparedTask]
+    leaks: list[Leak]
+    near_pairs: int | None
+    seed: int
+    alpaca: bool
+
+    def split(self, name: str) -> Iterator[Row]:
+        """The rows of a split in words; train is the shuffled mixture, others follow the tasks."""
+        streams = [self._rows(prepared, name) for prepared in self.tasks]
+        if name != "train":
+            for stream in streams:
+                yield from stream
+            return
+        sizes = [len(prepared.places) for prepared in self.tasks]
+        order = shuffled(sizes, seed=self.seed)
+        starts = np.cumsum([0, *sizes[:-1]])
+        task_of = np.searchsorted(starts, order, side="right") - 1
+        # Each task's rows in the order in which the mixture asks for them.
+        streams = [
+            self._rows(prepared, name, order[task_of == i] - starts[i])
+            for i, prepared in enumerate(self.tasks)
+        ]
+        for i in task_of.tolist():
+            yield next(streams[i])
+
+    def _rows(
+        self, prepared: PreparedTask, split: str, order: Indices | None = None
+    ) -> Iterator[Row]:
+        part = prepared.parts[split]
+        places, uses = np.arange(len(part.examples)), None
+        if split == "train" and order is not None:
+            places, uses = prepared.places[order], prepared.uses[order]
+        count = len(prepared.task.templates)
+        templates = pick_templates(part.keys[places], uses, count, seed=self.seed)
+        renderer = Renderer(prepared.task, alpaca=self.alpaca)
+        return renderer.rows(part.examples, templates.tolist(), places.tolist())
 
 
-def _prepare_task(name: str, spec: Spec) -> PreparedTask:
-    adapter = load_adapter(name)
-    data_dir = Path(spec.data_dir) if spec.data_dir else None
-    source = find_source(adapter, data_dir=data_dir, sample=spec.sample)
-    data = adapter.read(source.files)
-    task = load_task(name, data.labels)
-    parts = divide(data, spec.split.train, seed=spec.seed)
-    rows = {split: render(task, parts[split], seed=spec.seed) for split in SPLITS}
-    return PreparedTask(task=task, source=source, data=data, rows=rows)
-
-
-def divide(data: TaskData, train: float, *, seed: int) -> dict[str, list[Example]]:
-    """Give every row of a task a split.
-
-    Official test rows stay test; without them, what is not trained on is divided evenly between
-    validation and test, so that nothing chosen on validation is reported as test.
-
-    Args:
-        data: The rows as the adapter gives them.
-        train: Share of the training rows that is trained on.
-        seed: Seeds the draw.
-    """
-    trained, rest = stratified_split(data.splits["train"], train, seed=seed)
-    if "test" in data.splits:
-        return {"train": trained, "validation": rest, "test": list(data.splits["test"])}
-    validation, test = stratified_split(rest, 0.5, seed=seed + 1)
-    return {"train": trained, "validation": validation, "test": test}
-
-
-def write_data(prepared: Prepared, spec: Spec, root: Path) -> None:
-    """Write ``data/*.jsonl``, ``data/manifest.json`` and ``plan.md`` below a directory."""
-    run = Run(root)
-    run.data.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
-        with run.split(split).open("wb") as file:
-            for row in prepared.split(split, seed=spec.seed):
-                file.write(orjson.dumps(row) + b"\n")
-    manifest = _manifest(prepared, spec, run)
-    run.manifest.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    run.plan.write_text(plan_markdown(manifest, epochs=spec.epochs), encoding="utf-8")
-
-
-def _manifest(prepared: Prepared, spec: Spec, run: Run) -> dict[str, Any]:
-    return {
-        "seed": spec.seed,
-        "split": spec.split.model_dump(),
-        "tasks": {p.task.name: _task_record(p) for p in prepared.tasks},
-        "files": {
-            path.name: {
-                "rows": sum(len(p.rows[split]) for p in prepared.tasks),
-                "sha256": sha256(path),
-            }
-            for split in SPLITS
-            for path in [run.split(split)]
-        },
-    }
-
-
-def _task_record(prepared: PreparedTask) -> dict[str, Any]:
-    task = prepared.task
-    return {
-        "kind": str(task.kind),
-        "labels": list(task.labels),
-        "templates": [template.name for template in task.templates],
-        "source": prepared.source.record(),
-        "counts": {
-            split: {
-                "rows": len(rows),
-                "labels": dict(sorted(Counter(gold(row) for row in rows).items())),
-            }
-            for split, rows in prepared.rows.items()
-        },
-        "dropped": prepared.data.dropped,
-    }
-
-
-def prepare(spec: Spec, out: str | Path) -> Run:
-    """Make a run directory that holds the data part alone.
+def prepare_tasks(spec: Spec, *, report: Report = lambda _: None) -> Prepared:
+    """Read the tasks of a spec, keep its splits apart, and choose what is trained on.
 
     Args:
         spec: From :func:`multitask.load_spec`.
-        out: The run directory; made whole or not at all.
+        report: Told what is being done.
 
     Raises:
-        InputError: A source is missing or broken, or ``out`` holds something else.
+        InputError: A source is missing or broken, has too many bad rows, or the mixture cannot
+            be made.
     """
-    out = Path(out)
-    prepared = prepare_tasks(spec)
-    with staged(out) as stage:
-        Run(stage).spec.write_text(spec.to_yaml(), encoding="utf-8")
-        write_data(prepared, spec, stage)
-    return Run(out)
+    tasks = []
+    for entry in spec.tasks:
+        adapter = adapter_of(entry)
+        report(f"reading {adapter.name}")
+        tasks.append(_read(entry, adapter, spec))
+    leaks, neighbours = _gate_and_split(tasks, spec, report)
+    for prepared in tasks:
+        if spec.templates.shuffle_options and prepared.task.kind is Kind.MULTIPLE_CHOICE:
+            _shuffle(prepared, spec.seed)
+    sizes = mixture_sizes(
+        {prepared.task.name: len(prepared.parts["train"].examples) for prepared in tasks},
+        spec.mixture,
+    )
+    for prepared in tasks:
+        part = prepared.parts["train"]
+        distinct = min(
+            len(part.examples), spec.mixture.caps.get(prepared.task.name, len(part.examples))
+        )
+        prepared.places, prepared.uses = choose(
+            part.keys, distinct, sizes[prepared.task.name], seed=spec.seed
+        )
+    return Prepared(
+        tasks=tasks,
+        leaks=leaks,
+        near_pairs=None if neighbours is None else len(neighbours),
+        seed=spec.seed,
+        alpaca=spec.templates.format == "alpaca",
+    )
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read back the rows of a split."""
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+def _read(entry: str | TaskSpec, adapter: Adapter, spec: Spec) -> PreparedTask:
+    data_dir = Path(spec.data_dir) if spec.data_dir else None
+    source, data, rejects = read_task(adapter, data_dir=data_dir, sample=spec.sample)
+    task = define_task(entry, data.labels, spec.templates)
+    parts = {split: Part(adapter.name, split, rows) for split, rows in data.splits.items()}
+    read = {split: len(rows) for split, rows in data.splits.items()}
+    return PreparedTask(task=task, source=source, rejects=rejects, parts=parts, read=read)
+
+
+def _gate_and_split(
+    tasks: Sequence[PreparedTask], spec: Spec, report: Report
+) -> tuple[list[Leak], Neighbours | None]:
+    """Take leaks out, divide the training rows, and take out what then leaks between tasks."""
+    neighbours: Neighbours | None = None
+    if spec.leakage.near_duplicates:
+        report("searching near-duplicates")
+        parts = [part for prepared in tasks for part in prepared.parts.values()]
+        neighbours = mark_near_duplicates(parts, threshold=spec.leakage.threshold, seed=spec.seed)
+    leaks = _gate(tasks, neighbours or {})
+    for prepared in tasks:
+        _require_rows(prepared)
+        _divide(prepared, spec.split.train, seed=spec.seed)
+    leaks += _gate(tasks, neighbours or {})
+    for prepared in tasks:
+        _require_rows(prepared)
+    return leaks, neighbours
+
+
+def _gate(tasks: Sequence[PreparedTask], neighbours: Neighbours) -> list[Leak]:
+    """Test rows stay; validation rows give way to them, training rows to both."""
+    by_split = {split: [p.parts[split] for p in tasks if split in p.parts] for split in SPLITS}
+    leaks = remove_leaks(by_split["validation"], by_split["test"], neighbours)
+    protected = by_split["test"] + by_split["validation"]
+    return leaks + remove_leaks(by_split["train"], protected, neighbours)
+
+
+def _require_rows(prepared: PreparedTask) -> None:
+    if not prepared.parts["train"].examples:
+        raise InputError(
+            f"task {prepared.task.name!r}: no training row is left that is not also a test or "
+            "validation row",
+            where=prepared.source.location,
+            fix="check that the files of the splits are different ones",
+        )
+
+
+def _divide(prepared: PreparedTask, train: float, *, seed: int) -> None:
+    """Give the rows of a task's training pool a split.
+
+    Official validation and test rows stay what they are. Of the pool, ``train`` is trained on;
+    the rest goes to the splits that the source does not have, evenly. With both there, all of
+    the pool is trained on.
+    """
+    pool = prepared.parts["train"]
+    missing = [split for split in ("validation", "test") if split not in prepared.parts]
+    if not missing:
+        return
+    stratify = prepared.task.kind is not Kind.GENERATION
+    first = _split_mask(pool, train, stratify=stratify, seed=seed)
+    prepared.parts["train"] = pool.take(first, "train")
+    rest = pool.take(~first, missing[0])
+    if len(missing) == 1:
+        prepared.parts[missing[0]] = rest
+        return
+    half = _split_mask(rest, 0.5, stratify=stratify, seed=seed + 1)
+    prepared.parts["validation"] = rest.take(half, "validation")
+    prepared.parts["test"] = rest.take(~half, "test")
+
+
+def _split_mask(
+    part: Part, fraction: float, *, stratify: bool, seed: int
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    labels = [example.label if stratify else "" for example in part.examples]
+    return stratified_split(labels, part.groups, fraction, seed=seed)
+
+
+def _shuffle(prepared: PreparedTask, seed: int) -> None:
+    """Move the options of all rows except official test rows, which stay comparable."""
+    for split, part in prepared.parts.items():
+        if not (split == "test" and "test" in prepared.read):
+            part.examples = shuffle_options(part.examples, part.keys, seed=seed)
+
+
+def divide(data: TaskData, train: float, *, seed: int) -> dict[str, Part]:
+    """Divide the rows of one dataset as a run would, without looking for leaks."""
+    parts = {split: Part("task", split, list(rows)) for split, rows in data.splits.items()}
+    kind = Kind.CLASSIFICATION
+    task = Task("task", kind, data.labels, ())
+    prepared = PreparedTask(task, Source("", "", None, {}), Rejects(), parts, {})
+    _divide(prepared, train, seed=seed)
+    return prepared.parts

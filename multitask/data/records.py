@@ -1,115 +1,230 @@
 """Reading data files row by row: CSV, JSON lines, Parquet.
 
-Every reader yields ``(row, record)``, where ``row`` is what a person finds the record by: the
-line of a JSON-lines file, the number of the row below the header in the others.
+A row has the number a person finds it by: the line of a JSON-lines file, the number of the row
+below the header in the others. What is wrong with one row goes to :class:`Rejects`; what is wrong
+with a whole file raises.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from multitask.errors import InputError
+from multitask.data.rejects import Rejects
+from multitask.errors import InputError, did_you_mean
 
 Record = dict[str, Any]
 
-# A quote that is never closed swallows the rest of a file into one cell; real cells are smaller.
+# A quote that is never closed swallows the rest of a file into one cell, so cells are bounded.
+MAX_CELL = 1_000_000
 csv.field_size_limit(2**24)
 
+_DELIMITERS = (",", ";", "\t", "|")
+_MISSING = object()
 
-def read_records(path: Path) -> list[tuple[int, Record]]:
-    """Read a whole file by its suffix (``.csv``, ``.jsonl``, ``.parquet``).
+
+def columns_of(path: Path) -> list[str]:
+    """Names of a file's columns; of a JSON-lines file, the keys of its first object.
 
     Raises:
-        InputError: The file is missing, empty, torn, not UTF-8, or of another format.
+        InputError: The file is missing, empty, without rows, or of another format.
     """
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix)
-    if reader is None:
-        raise InputError(
-            f"cannot read {path.suffix or 'a file without suffix'}",
-            where=path,
-            fix=f"use one of: {', '.join(readers)}",
-        )
+    _require_content(path)
+    kind = _kind(path)
+    if kind == "csv":
+        return _csv_header(path)[0]
+    if kind == "jsonl":
+        for _, record in _json_records(path, Rejects(limit=None)):
+            return list(record)
+        raise _no_rows(path)
+    return list(_parquet(path).column_names)
+
+
+def select(
+    path: Path, columns: Sequence[str], rejects: Rejects
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield the number and some columns' values of every row that can be read.
+
+    Args:
+        path: The file.
+        columns: What to read, in this order.
+        rejects: Told of rows that are torn, not UTF-8, too large, or lack a column.
+
+    Raises:
+        InputError: The file is missing, empty, without rows, of another format, lacks a column,
+            or is torn so that rows would be lost unseen.
+    """
+    known = columns_of(path)
+    for column in columns:
+        if column not in known:
+            raise InputError(f"no column {column!r}", where=path, fix=did_you_mean(column, known))
+    readers = {"csv": _select_csv, "jsonl": _select_jsonl, "parquet": _select_parquet}
+    empty = True
+    for row, values in readers[_kind(path)](path, columns, rejects):
+        empty = False
+        fault = _fault(values)
+        if fault:
+            rejects.add(path, row, fault)
+        else:
+            yield row, values
+    if empty and not rejects.count:
+        raise _no_rows(path)
+
+
+def _fault(values: tuple[Any, ...]) -> str | None:
+    """What is wrong with the cells of a row, whatever they mean."""
+    for value in values:
+        if not isinstance(value, str):
+            continue
+        if len(value) > MAX_CELL:
+            return f"a cell has more than {MAX_CELL:,} characters"
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                return "not UTF-8"
+    return None
+
+
+def _require_content(path: Path) -> None:
     if not path.is_file():
         raise InputError("no such data file", where=path)
     if path.stat().st_size == 0:
         raise InputError("the data file is empty", where=path, fix="fetch or export it again")
-    try:
-        records = list(reader(path))
-    except UnicodeDecodeError as error:
+    with path.open("rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise InputError("the file is UTF-16", where=path, fix="convert it to UTF-8")
+
+
+def _kind(path: Path) -> str:
+    kinds = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+    kinds[".parquet"] = "parquet"
+    kind = kinds.get(path.suffix.lower())
+    if kind is None:
         raise InputError(
-            f"not UTF-8 at byte {error.start}", where=path, fix="convert the file to UTF-8"
-        ) from None
-    if not records:
-        raise InputError("the data file has no rows", where=path, fix="fetch or export it again")
-    return records
+            f"cannot read {path.suffix or 'a file without suffix'}",
+            where=path,
+            fix=f"use one of: {', '.join(kinds)}",
+        )
+    return kind
 
 
-def _read_csv(path: Path) -> Iterator[tuple[int, Record]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+def _no_rows(path: Path) -> InputError:
+    return InputError("the data file has no rows", where=path, fix="fetch or export it again")
+
+
+def _csv_header(path: Path) -> tuple[list[str], str]:
+    """Column names and the delimiter: the one that the header line has most of."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        line = file.readline(2**20)
+    delimiter = max(_DELIMITERS, key=lambda d: (line.count(d), d == ","))
+    header = next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
+    return [name.strip() for name in header], delimiter
+
+
+def _select_csv(
+    path: Path, columns: Sequence[str], rejects: Rejects
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    header, delimiter = _csv_header(path)
+    if delimiter != ",":
+        rejects.notes.append(f"{path.name}: read with the delimiter {delimiter!r}")
+    places = [header.index(column) for column in columns]
+    width = len(header)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True, delimiter=delimiter)
         row = 0
         try:
-            header = next(reader, [])
+            next(reader)
             for row, cells in enumerate(reader, start=1):
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise InputError(
-                        f"the row has {len(cells)} columns, the header {len(header)}",
-                        where=f"{path}: row {row}",
-                        fix="the file may be torn, or a text with commas needs quotes",
-                    )
-                yield row, dict(zip(header, cells, strict=True))
+                if len(cells) == width:
+                    yield row, tuple([cells[place] for place in places])
+                elif cells:
+                    rejects.add(path, row, "wrong number of columns", detail=f"({len(cells)})")
         except csv.Error as error:
             raise InputError(
                 f"not valid CSV ({error})",
                 where=f"{path}: row {row + 1}",
-                fix="the file may be torn; fetch or export it again",
+                fix="a quote may be open, or the file torn; fetch or export it again",
             ) from None
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Record]]:
-    with path.open(encoding="utf-8-sig") as file:
+def _json_records(path: Path, rejects: Rejects) -> Iterator[tuple[int, Record]]:
+    import orjson
+
+    with path.open("rb") as file:
         for line, text in enumerate(file, start=1):
-            if not text.strip():
+            stripped = text.removeprefix(b"\xef\xbb\xbf").strip()
+            if not stripped:
                 continue
             try:
-                record = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"not valid JSON ({error.msg})",
-                    where=f"{path}: line {line}",
-                    fix="the file may be torn; fetch or export it again",
-                ) from None
-            if not isinstance(record, dict):
-                raise InputError("each line must be a JSON object", where=f"{path}: line {line}")
-            yield line, record
+                record = orjson.loads(stripped)
+            except orjson.JSONDecodeError:
+                rejects.add(path, line, *_json_fault(stripped))
+                continue
+            if isinstance(record, dict):
+                yield line, record
+            else:
+                rejects.add(path, line, "the line is no JSON object")
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, Record]]:
-    """Read Parquet; integer columns that are ``ClassLabel`` by their metadata become names."""
+def _json_fault(text: bytes) -> tuple[str]:
+    try:
+        json.loads(text)
+    except UnicodeDecodeError:
+        return ("not UTF-8",)
+    except ValueError:
+        pass
+    return ("not valid JSON",)
+
+
+def _select_jsonl(
+    path: Path, columns: Sequence[str], rejects: Rejects
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    for line, record in _json_records(path, rejects):
+        values = tuple([record.get(column, _MISSING) for column in columns])
+        if _MISSING in values:
+            missing = columns[values.index(_MISSING)]
+            rejects.add(path, line, f"no key {missing!r}")
+        else:
+            yield line, values
+
+
+def _parquet(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"not valid Parquet ({error})",
             where=path,
             fix="the file may be torn; fetch or export it again",
         ) from None
+
+
+def _select_parquet(
+    path: Path,
+    columns: Sequence[str],
+    rejects: Rejects,  # noqa: ARG001 (the readers are called alike; Parquet is torn as a whole)
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Rows of a Parquet file; integers that are a ``ClassLabel`` by its metadata become names."""
+    table = _parquet(path).select(list(columns))
     names = _class_names(table.schema)
-    for row, record in enumerate(table.to_pylist(), start=1):
-        for column, labels in names.items():
-            if record[column] is not None:
-                record[column] = labels[record[column]]
-        yield row, record
+    row = 0
+    for batch in table.to_batches():
+        lists = [
+            [None if v is None else names[column][v] for v in values.to_pylist()]
+            if column in names
+            else values.to_pylist()
+            for column, values in zip(columns, batch.columns, strict=True)
+        ]
+        for values in zip(*lists, strict=True):
+            row += 1
+            yield row, values
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:

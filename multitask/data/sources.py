@@ -1,17 +1,18 @@
 """Sources: where the files of a task come from, and the record of it.
 
-The order is: the embedded sample when asked for, the user's data folder, the Hub.
+The order is: the embedded sample when asked for, the user's data folder, then each place on the
+Hub that the adapter knows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from multitask.data.adapters import Adapter
+from multitask.data.adapters import Adapter, Files, HubDataset, TaskData
+from multitask.data.hub import HubUnreachableError, download
+from multitask.data.rejects import Rejects
 from multitask.errors import InputError
 
 SAMPLE_DIR = Path(__file__).with_name("sample")
@@ -25,13 +26,15 @@ class Source:
         kind: ``sample``, ``directory`` or ``hub``.
         location: The folder, or the Hub repository.
         revision: The Hub commit that was read; None for folders.
-        files: Path of each split or optional file.
+        files: Paths of each split or optional file.
+        tried: Places that were tried before this one, and why they were not taken.
     """
 
     kind: str
     location: str
     revision: str | None
-    files: Mapping[str, Path]
+    files: Files
+    tried: list[dict[str, str]] = field(default_factory=list)
 
     def record(self) -> dict[str, object]:
         """What the manifest keeps: place, revision, and name, size and sha256 of each file."""
@@ -39,9 +42,12 @@ class Source:
             "kind": self.kind,
             "location": self.location,
             "revision": self.revision,
+            "tried": self.tried,
             "files": {
-                key: {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
-                for key, path in sorted(self.files.items())
+                key: [
+                    {"name": p.name, "bytes": p.stat().st_size, "sha256": sha256(p)} for p in paths
+                ]
+                for key, paths in sorted(self.files.items())
             },
         }
 
@@ -52,26 +58,55 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find_source(adapter: Adapter, *, data_dir: Path | None, sample: bool) -> Source:
-    """Locate a task's files.
+def read_task(
+    adapter: Adapter, *, data_dir: Path | None, sample: bool
+) -> tuple[Source, TaskData, Rejects]:
+    """Find a task's files and read them.
 
     Args:
         adapter: The task's adapter.
         data_dir: Folder that may hold ``<task>/``; looked at before the Hub.
         sample: Take the embedded sample and nothing else.
 
+    Returns:
+        Where the rows came from, the rows, and what was left out.
+
     Raises:
-        InputError: The folder lacks a file, or the Hub does not give the dataset.
+        InputError: A folder lacks a file, a file cannot be used, or no place on the Hub gives
+            the dataset.
     """
-    if sample:
+    local = _local_source(adapter, data_dir=data_dir, sample=sample)
+    if local is not None:
+        return (local, *_read(adapter, local))
+    return _read_from_hub(adapter, data_dir)
+
+
+def _read(adapter: Adapter, source: Source) -> tuple[TaskData, Rejects]:
+    rejects = Rejects(limit=adapter.max_bad_rows)
+    data = adapter.read(source.files, rejects)
+    rejects.check(next(iter(source.files.values()))[0], adapter.name)
+    for split, rows in data.splits.items():
+        if not rows and split == "train":
+            raise InputError(
+                f"no usable rows for training in task {adapter.name!r}", where=source.location
+            )
+    wrong = adapter.check(data)
+    if wrong:
+        raise InputError(wrong, where=source.location)
+    return data, rejects
+
+
+def _local_source(adapter: Adapter, *, data_dir: Path | None, sample: bool) -> Source | None:
+    if sample and (SAMPLE_DIR / adapter.name).is_dir():
         return _from_folder(adapter, SAMPLE_DIR / adapter.name, "sample")
+    if not adapter.hub:
+        return _from_folder(adapter, Path(), "directory")
     if data_dir is not None:
         if not data_dir.is_dir():
             raise InputError("no such data folder", where=data_dir, fix="correct --data-dir")
-        folder = data_dir / adapter.name
-        if folder.is_dir():
-            return _from_folder(adapter, folder, "directory")
-    return _from_hub(adapter, data_dir)
+        if (data_dir / adapter.name).is_dir():
+            return _from_folder(adapter, data_dir / adapter.name, "directory")
+    return None
 
 
 def _from_folder(adapter: Adapter, folder: Path, kind: str) -> Source:
@@ -79,76 +114,57 @@ def _from_folder(adapter: Adapter, folder: Path, kind: str) -> Source:
     if missing:
         raise InputError(
             f"task {adapter.name!r} needs {', '.join(missing)} here",
-            where=folder,
-            fix="put the file there, or remove the folder to use the Hub",
+            where=folder.resolve(),
+            fix="put the file there, or correct the source",
         )
-    files = {key: folder / name for key, name in adapter.files.items()}
+    files = {key: (folder / name,) for key, name in adapter.files.items()}
     for key, name in adapter.optional_files.items():
         if (folder / name).is_file():
-            files[key] = folder / name
+            files[key] = (folder / name,)
+    folder = next(iter(files.values()))[0].parent
     location = "embedded sample" if kind == "sample" else str(folder)
     return Source(kind=kind, location=location, revision=None, files=files)
 
 
-def _from_hub(adapter: Adapter, data_dir: Path | None) -> Source:
-    import httpx
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    hub = adapter.hub
-    try:
-        info = HfApi().dataset_info(hub.repo, revision=hub.revision)
-        names = [sibling.rfilename for sibling in info.siblings or []]
-        files = {
-            split: Path(hf_hub_download(hub.repo, name, repo_type="dataset", revision=info.sha))
-            for split, name in _pick(names, adapter, hub.repo).items()
-        }
-    except HfHubHTTPError as error:
-        raise _hub_refusal(adapter, error) from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError, OSError) as error:
-        raise InputError(
-            f"task {adapter.name!r}: the Hub cannot be reached ({type(error).__name__})",
-            where=hub.page,
-            fix=_offline_advice(adapter, data_dir),
-        ) from None
-    return Source(kind="hub", location=hub.repo, revision=info.sha, files=files)
-
-
-def _pick(names: list[str], adapter: Adapter, repo: str) -> dict[str, str]:
-    """Choose the file of each split in a Hub repository: the adapter's own name, or Parquet."""
-    picked: dict[str, str] = {}
-    for split, own_name in adapter.files.items():
-        patterns = (own_name, f"*/{own_name}", f"*{split}*.parquet")
-        found = [name for p in patterns for name in sorted(names) if fnmatch(name, p)]
-        if not found:
+def _read_from_hub(adapter: Adapter, data_dir: Path | None) -> tuple[Source, TaskData, Rejects]:
+    tried: list[dict[str, str]] = []
+    errors: list[InputError] = []
+    for place in adapter.hub:
+        # A shipped task knows its splits; another one may have any of the usual three.
+        required = list(adapter.files) or ["train"]
+        try:
+            commit, files = download(place, required, optional=adapter.optional_splits)
+            source = Source("hub", place.repo, commit, files, list(tried))
+            data, rejects = _read(adapter, source)
+            _require_row_counts(place, data)
+        except HubUnreachableError as error:
             raise InputError(
-                f"no file for the split {split!r} in the repository",
-                where=f"https://huggingface.co/datasets/{repo}",
-                fix="download the data by hand and pass --data-dir",
+                f"task {adapter.name!r}: {error}\n  fix: {_offline_advice(adapter, data_dir)}"
+            ) from None
+        except InputError as error:
+            errors.append(error)
+            tried.append({"location": place.repo, "reason": str(error)})
+            continue
+        rejects.notes += [f"{t['location']} was not taken: {t['reason']}" for t in tried]
+        return source, data, rejects
+    raise InputError(f"task {adapter.name!r}: {errors[0]}")
+
+
+def _require_row_counts(place: HubDataset, data: TaskData) -> None:
+    for split, expected in place.rows.items():
+        found = len(data.splits.get(split, ()))
+        if found != expected:
+            raise InputError(
+                f"{place.repo} has {found:,} {split} rows where the dataset has {expected:,}, "
+                "so it is another version"
             )
-        picked[split] = found[0]
-    return picked
-
-
-def _hub_refusal(adapter: Adapter, error: Exception) -> InputError:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    page = adapter.hub.page
-    if status in (401, 403):
-        return InputError(
-            f"task {adapter.name!r}: the Hub refuses access ({status})",
-            where=page,
-            fix=f"accept the conditions on {page} and run `hf auth login`",
-        )
-    return InputError(
-        f"task {adapter.name!r}: the Hub does not give the dataset ({status or error})",
-        where=page,
-        fix="try again later, or download the data by hand and pass --data-dir",
-    )
 
 
 def _offline_advice(adapter: Adapter, data_dir: Path | None) -> str:
-    folder = data_dir / adapter.name if data_dir else Path("DIR") / adapter.name
+    if not adapter.files:
+        return "connect, or download the data by hand and give its path in `source`"
+    base = data_dir or Path("DIR")
     return (
-        f"put {', '.join(adapter.files.values())} into {folder} and pass --data-dir "
-        f"{data_dir or 'DIR'}, or use the embedded sample with --sample"
+        f"put {', '.join(adapter.files.values())} into {base / adapter.name} and pass "
+        f"--data-dir {base}, or use the embedded sample with --sample"
     )

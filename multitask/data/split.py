@@ -1,53 +1,56 @@
-"""Stratified, seeded splits that do not depend on the order of the rows."""
+"""Stratified, seeded splits that keep duplicates together and ignore the order of the rows."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 
-from multitask.tasks import Example
+import numpy as np
+import numpy.typing as npt
 
+from multitask.data.normal_form import Fingerprints, draw
 
-def row_key(example: Example, seed: int) -> bytes:
-    """A number drawn for a row from its content and the seed alone."""
-    content = "\x1f".join((str(seed), example.text, example.label, *example.choices))
-    return hashlib.blake2b(content.encode(), digest_size=8).digest()
+Mask = npt.NDArray[np.bool_]
 
 
 def stratified_split(
-    examples: Sequence[Example], fraction: float, *, seed: int
-) -> tuple[list[Example], list[Example]]:
-    """Divide rows into two parts that have the same label proportions.
+    labels: Sequence[str], groups: Fingerprints, fraction: float, *, seed: int
+) -> Mask:
+    """Choose rows for the first of two parts that have the same label proportions.
 
-    The first part has ``round(fraction * n)`` rows, each label's share of it is within one row
-    of ``fraction``, and a label with at least two rows has at least one in the first part. Which
-    row goes where follows from its content, so a shuffled input gives the same parts.
+    Rows of one group (duplicates and near-duplicates) stay together. Without groups of several
+    rows the first part has ``round(fraction * n)`` rows, and each label's share of it is within a
+    row of ``fraction``. A label with at least two rows has at least one in the first part. Which
+    rows are drawn follows from their fingerprints and the seed, not from their order.
 
     Args:
-        examples: The rows.
+        labels: The rows' labels; a group counts for the first of its labels by name.
+        groups: The rows' group fingerprints.
         fraction: Share of the first part, between 0 and 1.
         seed: Another seed draws other rows.
 
     Returns:
-        The two parts, each in the order of ``examples``.
+        True for the rows of the first part.
     """
-    by_label: dict[str, list[int]] = defaultdict(list)
-    for index, example in enumerate(examples):
-        by_label[example.label].append(index)
-    first: set[int] = set()
+    names, codes = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
+    keys, group_of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    label_of_group = np.full(len(keys), len(names))
+    np.minimum.at(label_of_group, group_of_row, codes)
+
+    order = np.lexsort((draw(keys, seed), label_of_group))
+    starts = np.searchsorted(label_of_group[order], np.arange(len(names) + 1))
+    chosen = np.zeros(len(keys), dtype=bool)
     seen = taken = 0
-    for label in sorted(by_label):
-        members = sorted(
-            by_label[label], key=lambda i: (row_key(examples[i], seed), examples[i].id)
-        )
-        seen += len(members)
-        # Rounding the running total, not each label, keeps the whole at the wanted size.
-        count = max(round(fraction * seen) - taken, 1 if len(members) > 1 else 0)
-        count = min(count, len(members))
-        taken += count
-        first.update(members[:count])
-    return (
-        [example for i, example in enumerate(examples) if i in first],
-        [example for i, example in enumerate(examples) if i not in first],
-    )
+    for label in range(len(names)):
+        members = order[starts[label] : starts[label + 1]]
+        if not len(members):
+            continue
+        reached = np.cumsum(sizes[members])
+        seen += int(reached[-1])
+        # Aiming at the running total, not at each label's, keeps the whole at the wanted size.
+        count = int(np.argmin(np.abs(np.concatenate(([0], reached)) - (fraction * seen - taken))))
+        if reached[-1] > 1:
+            count = max(count, 1)
+        chosen[members[:count]] = True
+        taken += int(reached[count - 1]) if count else 0
+    mask: Mask = chosen[group_of_row]
+    return mask

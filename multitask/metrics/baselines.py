@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from multitask.data.mixture import Row, gold
+from multitask.data.render import Row, gold
 
 
 def majority(train: Sequence[Row], test: Sequence[Row]) -> list[str]:

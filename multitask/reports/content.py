@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multitask.data.mixture import Row
-from multitask.data.prepare import read_rows
+from multitask.data.render import Row
+from multitask.data.write import read_rows
 from multitask.errors import InputError
 from multitask.run import Run
 from multitask.scoring.names import DEFAULT_NAME
 
-METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro-F1"}
+# The first of a kind is its headline.
+METRICS = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro-F1",
+    "exact_match": "Exact match",
+    "token_f1": "Token F1",
+}
 BASELINES = {
     "majority": "Majority label",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
@@ -45,6 +51,11 @@ class SystemScores:
     name: str
     metrics: dict[str, Score]
     is_model: bool
+
+    @property
+    def main(self) -> Score:
+        """The headline metric."""
+        return next(iter(self.metrics.values()))
 
 
 @dataclass(frozen=True)
@@ -163,6 +174,7 @@ def _task(
     systems += [
         SystemScores(title, _scores(task["baselines"][key]), False)
         for key, title in BASELINES.items()
+        if key in task["baselines"]
     ]
     verdict, verdict_class = _verdict(systems)
     return TaskReport(
@@ -179,17 +191,17 @@ def _task(
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, Score]:
-    return {key: Score(**metrics[key]) for key in METRICS}
+    return {key: Score(**metrics[key]) for key in METRICS if key in metrics}
 
 
 def _verdict(systems: list[SystemScores]) -> tuple[str, str]:
     """Compare accuracies by their intervals, which is cautious: overlap does not mean equal."""
-    model = systems[0].metrics["accuracy"]
-    best = max(
-        (system for system in systems if not system.is_model),
-        key=lambda system: system.metrics["accuracy"].value,
-    )
-    baseline = best.metrics["accuracy"]
+    model = systems[0].main
+    baselines = [system for system in systems if not system.is_model]
+    if not baselines:
+        return "no baseline for this kind of task", "unclear"
+    best = max(baselines, key=lambda system: system.main.value)
+    baseline = best.main
     points = 100 * (model.value - baseline.value)
     against = f"{best.name} ({baseline.percent()})"
     if model.low > baseline.high:
@@ -215,7 +227,7 @@ def _mistakes(task: str, run: Run, directory: Path) -> list[Mistake]:
     for prediction in table.to_pylist():
         if prediction["gold"] == prediction["predicted"]:
             continue
-        scores = np.array([entry["score"] for entry in prediction["scores"]])
+        scores = np.array([entry["score"] for entry in prediction["scores"]] or [0.0])
         probabilities = np.exp(scores - scores.max())
         mistakes.append(
             Mistake(
@@ -262,7 +274,7 @@ def _source(name: str, task: dict[str, Any]) -> dict[str, str]:
     source = task["source"]
     rows = {split: f"{count['rows']:,}" for split, count in task["counts"].items()}
     location = source["location"] + (f" @ {source['revision']}" if source["revision"] else "")
-    return {"task": name, "source": location, **rows, "left out": f"{len(task['dropped']):,}"}
+    return {"task": name, "source": location, **rows, "left out": f"{task['dropped']['count']:,}"}
 
 
 def _notes(run: Run) -> list[str]:

@@ -42,7 +42,8 @@ def axolotl_config(spec: Spec, cluster: Cluster, model: ModelInfo) -> dict[str, 
     config: dict[str, Any] = {
         "base_model": spec.model,
         "plugins": [PLUGIN],
-        "chat_template": "tokenizer_default",
+        # Alpaca's form is for base models, which bring no chat template.
+        "chat_template": "alpaca" if spec.templates.format == "alpaca" else "tokenizer_default",
         "datasets": [_dataset("data/train.jsonl")],
         "test_datasets": [_dataset("data/validation.jsonl")],
         "dataset_prepared_path": "prepared",

@@ -62,6 +62,10 @@ class Encoder:
             self._answers[key] = tuple(self._answer(user, head, text) for text in responses)
         return Encoded(prompt=self._tokens(head), answers=self._answers[key])
 
+    def prompt(self, text: str) -> Tokens:
+        """Tokens of a user's message, up to where the assistant begins to answer."""
+        return self._tokens(self._render([{"role": "user", "content": text}], generation=True))
+
     def conversation(self, prompt: str, response: str) -> Tokens:
         """Tokens of a whole conversation, as training sees them."""
         messages = [

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multitask.data.mixture import Row, gold
-from multitask.data.prepare import read_rows
+from multitask.data.render import Row, gold
+from multitask.data.write import read_rows
 from multitask.errors import InputError, did_you_mean
 from multitask.metrics import accuracy, macro_f1
 from multitask.metrics.baselines import majority, tfidf_logistic_regression
+from multitask.metrics.generation import exact_match, token_f1
 from multitask.run import SPLITS, Run, write_atomic
 from multitask.scoring.model import LoadedModel, load_model
 from multitask.scoring.names import DEFAULT_NAME
 from multitask.scoring.score import Prediction, score
-from multitask.tasks import Task, load_task
+from multitask.tasks import Kind, Task, task_from_record
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,13 +71,13 @@ def evaluate(
     predictions: list[Prediction] = []
     tasks: dict[str, Any] = {}
     for task_name, record in manifest["tasks"].items():
-        task = load_task(task_name, tuple(record["labels"]))
+        task = task_from_record(task_name, record)
         found, tasks[task_name] = _evaluate_task(loaded, task, rows[task_name], progress)
         tasks[task_name]["baselines"] = _baselines(task, train_rows[task_name], rows[task_name])
         predictions += found
     results = {"model": loaded.name, "split": split, "limit": limit, "tasks": tasks}
     directory = run.evaluations / (name or (_slug(model) if model else DEFAULT_NAME))
-    _write(directory, results, predictions, manifest)
+    _write(directory, results, predictions)
     return Evaluation(directory=directory, results=results)
 
 
@@ -126,6 +127,11 @@ def _evaluate_task(
 
 
 def _metrics(task: Task, right: list[str], predicted: list[str]) -> dict[str, dict[str, float]]:
+    if task.kind is Kind.GENERATION:
+        return {
+            "exact_match": exact_match(right, predicted).record(),
+            "token_f1": token_f1(right, predicted).record(),
+        }
     return {
         "accuracy": accuracy(right, predicted).record(),
         "macro_f1": macro_f1(right, predicted, task.labels).record(),
@@ -133,6 +139,8 @@ def _metrics(task: Task, right: list[str], predicted: list[str]) -> dict[str, di
 
 
 def _baselines(task: Task, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+    if task.kind is Kind.GENERATION:
+        return {}
     right = [gold(row) for row in rows]
     return {
         "majority": _metrics(task, right, majority(train, rows)),
@@ -148,12 +156,10 @@ def _write(
     directory: Path,
     results: dict[str, Any],
     predictions: Sequence[Prediction],
-    manifest: dict[str, Any],
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    labels = {task: record["labels"] for task, record in manifest["tasks"].items()}
     table = pa.table(
         {
             "task": [p.task for p in predictions],
@@ -161,10 +167,7 @@ def _write(
             "gold": [p.gold for p in predictions],
             "predicted": [p.predicted for p in predictions],
             "scores": [
-                [
-                    {"label": label, "score": s}
-                    for label, s in zip(labels[p.task], p.scores, strict=True)
-                ]
+                [{"label": label, "score": s} for label, s in zip(p.labels, p.scores, strict=True)]
                 for p in predictions
             ],
         }

@@ -25,6 +25,11 @@ class LoadedModel:
     tokenizer: Any
     name: str
 
+    @property
+    def pad_token(self) -> int:
+        """A token id to fill batches with; padding is masked, so any will do."""
+        return self.tokenizer.pad_token_id or 0
+
 
 def load_model(name: str) -> LoadedModel:
     """Load a model and its tokenizer onto this machine's best device.

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from multitask.data.mixture import Row, gold
+from multitask.data.render import Row, gold
+from multitask.errors import InputError
 from multitask.scoring.encode import Encoder
+from multitask.scoring.generate import generate
 from multitask.scoring.model import LoadedModel
 from multitask.scoring.scorer import label_scores
-from multitask.tasks import Task
+from multitask.tasks import Kind, Task
+
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -20,25 +24,24 @@ class Prediction:
         task: The row's task.
         id: The row's id.
         gold: The right answer.
-        predicted: The label with the highest score; the earlier one of equals.
-        scores: Log-likelihood of every label, in label order.
+        predicted: The label with the highest score, the earlier one of equals; of a generation
+            task, the text.
+        labels: The labels that the row can have; empty for generation.
+        scores: Log-likelihood of each of them.
     """
 
     task: str
     id: str
     gold: str
     predicted: str
-    scores: tuple[float, ...]
+    labels: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
 
 
 def score(
-    loaded: LoadedModel,
-    task: Task,
-    rows: Sequence[Row],
-    *,
-    progress: Callable[[int], None] = lambda _: None,
+    loaded: LoadedModel, task: Task, rows: Sequence[Row], *, progress: Progress = lambda _: None
 ) -> list[Prediction]:
-    """Score rows of a task over its closed label set.
+    """Score rows of a task: over its closed label set, or by greedy generation.
 
     Args:
         loaded: The model.
@@ -48,26 +51,72 @@ def score(
 
     Returns:
         One prediction per row, in the same order.
+
+    Raises:
+        InputError: A row has a phrasing that the task does not have.
     """
+    known = {template.name for template in task.templates}
+    for row in rows:
+        if row["template"] not in known:
+            raise InputError(
+                f"row {row['id']!r} has the unknown template {row['template']!r}",
+                where=f"task {task.name!r}",
+            )
+    if task.kind is Kind.GENERATION:
+        return _generated(loaded, task, rows, progress)
     encoder = Encoder(loaded.tokenizer)
-    responses = {template.name: task.responses(template) for template in task.templates}
+    labels = [task.candidates(tuple(row.get("choices", ()))) for row in rows]
+    responses = _Responses(task)
     queries = [
-        encoder.encode(row["messages"][0]["content"], responses[row["template"]]) for row in rows
+        encoder.encode(row["messages"][0]["content"], responses.of(row, candidates))
+        for row, candidates in zip(rows, labels, strict=True)
     ]
-    pad = loaded.tokenizer.pad_token_id
-    scores = label_scores(
-        loaded.model,
-        queries,
-        pad_token=0 if pad is None else pad,
-        progress=progress,
-    )
+    scores = label_scores(loaded.model, queries, pad_token=loaded.pad_token, progress=progress)
     return [
         Prediction(
             task=task.name,
             id=row["id"],
             gold=gold(row),
-            predicted=task.labels[max(range(len(values)), key=values.__getitem__)],
+            predicted=candidates[max(range(len(values)), key=values.__getitem__)],
+            labels=candidates,
             scores=tuple(values),
         )
-        for row, values in zip(rows, scores, strict=True)
+        for row, candidates, values in zip(rows, labels, scores, strict=True)
+    ]
+
+
+class _Responses:
+    """The response of every label, remembered where rows share them."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._remembered: dict[tuple[str, int], tuple[str, ...]] = {}
+
+    def of(self, row: Row, candidates: tuple[str, ...]) -> tuple[str, ...]:
+        choices = tuple(row.get("choices", ()))
+        if choices and self._task.answers == "text":
+            return self._render(row["template"], candidates, choices)
+        key = (row["template"], len(candidates))
+        if key not in self._remembered:
+            self._remembered[key] = self._render(row["template"], candidates, choices)
+        return self._remembered[key]
+
+    def _render(
+        self, name: str, candidates: tuple[str, ...], choices: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        template = self._task.template(name)
+        return tuple(
+            self._task.response_for(label, template, choices=choices) for label in candidates
+        )
+
+
+def _generated(
+    loaded: LoadedModel, task: Task, rows: Sequence[Row], progress: Progress
+) -> list[Prediction]:
+    encoder = Encoder(loaded.tokenizer)
+    prompts = [encoder.prompt(row["messages"][0]["content"]) for row in rows]
+    texts = generate(loaded, prompts, progress=progress)
+    return [
+        Prediction(task=task.name, id=row["id"], gold=gold(row), predicted=text)
+        for row, text in zip(rows, texts, strict=True)
     ]

@@ -11,12 +11,15 @@ class Example:
 
     Attributes:
         id: Unique within its task.
-        text: What is classified, or the question.
-        label: The gold answer: a class name, or the letter of the right option.
+        text: What is classified, the question, or the prompt or instruction.
+        label: The gold answer: a class name, the letter of the right option, or for a
+            generation task the reference response.
         choices: The options of a multiple-choice question, in order; else empty.
+        context: The ``input`` that goes with an instruction; else empty.
     """
 
     id: str
     text: str
     label: str
     choices: tuple[str, ...] = ()
+    context: str = ""

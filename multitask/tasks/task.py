@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Literal
 
 from multitask.tasks.example import Example
-from multitask.tasks.template import Template
+from multitask.tasks.template import Template, letter
 
 
 class Kind(StrEnum):
@@ -14,27 +16,35 @@ class Kind(StrEnum):
 
     CLASSIFICATION = "classification"
     MULTIPLE_CHOICE = "multiple_choice"
+    GENERATION = "generation"
 
 
-Message = dict[str, str]
+Answers = Literal["letter", "text"]
+
+# Variables of a prompt that differ from row to row; all others are the same for a whole task.
+ROW_FIELDS = ("text", "question", "prompt", "instruction", "input", "choices")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task with its closed label space and its phrasings.
+    """A task with its label space and its phrasings.
 
     Attributes:
         name: The task's name in specs, data and reports.
         kind: The sort of answer.
         labels: Every answer there is, in the order of the label ids: the classes of a
-            classification, the option letters of a multiple choice.
+            classification, the option letters of a multiple choice; empty for generation.
         templates: At least one phrasing.
+        list_labels: Whether prompts name the labels to choose from.
+        answers: Multiple choice is answered by the option's letter or by its text.
     """
 
     name: str
     kind: Kind
     labels: tuple[str, ...]
     templates: tuple[Template, ...]
+    list_labels: bool = False
+    answers: Answers = "letter"
 
     def template(self, name: str) -> Template:
         """The phrasing of that name; KeyError when the task has none such."""
@@ -45,20 +55,69 @@ class Task:
 
     def prompt(self, example: Example, template: Template) -> str:
         """The user's message for an example."""
-        return template.render_prompt(self._fields(example), row=example.id)
+        return template.render_prompt(self.constants() | row_fields(example), row=example.id)
 
-    def response(self, label: str, template: Template, *, row: str = "") -> str:
+    def response(self, example: Example, template: Template) -> str:
+        """The assistant's message that gives the gold answer of an example."""
+        return self.response_for(example.label, template, choices=example.choices, row=example.id)
+
+    def response_for(
+        self, label: str, template: Template, *, choices: tuple[str, ...] = (), row: str = ""
+    ) -> str:
         """The assistant's message that gives a label as the answer."""
-        return template.render_response({"label": label, "labels": self.labels}, row=row)
+        answer = label
+        if self.kind is Kind.MULTIPLE_CHOICE and self.answers == "text" and choices:
+            answer = choices[ord(label) - ord("A")]
+        fields = {"label": label, "answer": answer, "response": label, "output": label}
+        return template.render_response(fields, row=row)
 
-    def responses(self, template: Template) -> tuple[str, ...]:
-        """The assistant's message for every label, in label order."""
-        return tuple(self.response(label, template) for label in self.labels)
+    def candidates(self, choices: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """The labels that a row can have: of a multiple choice, one per option it has."""
+        if self.kind is Kind.MULTIPLE_CHOICE and choices:
+            return tuple(letter(i) for i in range(len(choices)))
+        return self.labels
 
-    def _fields(self, example: Example) -> dict[str, object]:
+    def constants(self) -> dict[str, object]:
+        """The variables of a prompt that are the same for every row."""
         return {
-            "text": example.text,
-            "question": example.text,
-            "choices": example.choices,
             "labels": self.labels,
+            "list_labels": self.list_labels,
+            "answers": self.answers,
         }
+
+
+def row_fields(example: Example) -> dict[str, object]:
+    """The variables of a prompt that an example gives."""
+    return {
+        "text": example.text,
+        "question": example.text,
+        "prompt": example.text,
+        "instruction": example.text,
+        "input": example.context,
+        "choices": example.choices,
+    }
+
+
+def task_record(task: Task) -> dict[str, Any]:
+    """The whole definition as plain data, so that a run can be scored wherever it goes."""
+    return {
+        "kind": str(task.kind),
+        "labels": list(task.labels),
+        "list_labels": task.list_labels,
+        "answers": task.answers,
+        "templates": [
+            {"name": t.name, "prompt": t.prompt, "response": t.response} for t in task.templates
+        ],
+    }
+
+
+def task_from_record(name: str, record: Mapping[str, Any]) -> Task:
+    """Put a task together again from :func:`task_record`."""
+    return Task(
+        name=name,
+        kind=Kind(record["kind"]),
+        labels=tuple(record["labels"]),
+        templates=tuple(Template(**template) for template in record["templates"]),
+        list_labels=record["list_labels"],
+        answers=record["answers"],
+    )

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from multitask.data.adapters import load_adapter
-from multitask.data.adapters.text_claims import fold_label
-from multitask.data.sources import SAMPLE_DIR, find_source
+from multitask.data.adapters import TaskData, load_adapter
+from multitask.data.rejects import Rejects
+from multitask.data.sources import SAMPLE_DIR, read_task
 from multitask.errors import InputError
 from multitask.tasks import task_names
 
 
-def _read(task: str, folder: Path | None = None) -> object:
-    adapter = load_adapter(task)
-    return adapter.read(find_source(adapter, data_dir=folder, sample=folder is None).files)
-
-
-def _csv(path: Path, rows: list[list[str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+def _read(task: str, folder: Path | None = None) -> TaskData:
+    return read_task(load_adapter(task), data_dir=folder, sample=folder is None)[1]
 
 
 @pytest.mark.parametrize("task", task_names())
 def test_the_sample_is_read_whole(task: str) -> None:
-    data = _read(task)
+    _, data, rejects = read_task(load_adapter(task), data_dir=None, sample=True)
     sizes = {split: len(rows) for split, rows in data.splits.items()}
     assert (
         sizes
@@ -41,7 +33,7 @@ def test_the_sample_is_read_whole(task: str) -> None:
     )
     gold = {example.label for rows in data.splits.values() for example in rows}
     assert gold == set(data.labels)
-    assert data.dropped == []
+    assert (rejects.count, rejects.notes) == (0, [])
 
 
 def test_real_banking77(real_data: Path) -> None:
@@ -71,74 +63,15 @@ def test_real_commonsense_qa_tests_on_its_labelled_validation_split(real_data: P
 
 
 def test_no_sample_row_is_a_real_one(real_data: Path) -> None:
-    real = {
-        e.text.casefold()
-        for t in ("banking77", "commonsense_qa")
-        for rows in _read(t, real_data).splits.values()
-        for e in rows
-    }
-    sample = {
-        e.text.casefold()
-        for t in ("banking77", "commonsense_qa")
-        for rows in _read(t).splits.values()
-        for e in rows
-    }
-    assert sample & real == set()
+    def texts(folder: Path | None) -> set[str]:
+        return {
+            example.text.casefold()
+            for task in ("banking77", "commonsense_qa")
+            for rows in _read(task, folder).splits.values()
+            for example in rows
+        }
 
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("Claim", "Claim"),
-        (" claim ", "Claim"),
-        ("1", "Claim"),
-        ("Not a Claim", "Not a Claim"),
-        ("not_a_claim", "Not a Claim"),
-        ("non-claim", "Not a Claim"),
-        ("NOT A CLAIM.", "Not a Claim"),
-        (0, "Not a Claim"),
-        ("maybe", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_label_variants_are_folded(value: object, expected: str | None) -> None:
-    assert fold_label(value) == expected
-
-
-def test_text_claims_lists_what_it_leaves_out(tmp_path: Path) -> None:
-    _csv(
-        tmp_path / "text_claims" / "data.csv",
-        [
-            ["idx", "Text", "Labels"],
-            ["0", "a", "claim"],
-            ["1", "b", "perhaps"],
-            ["2", "None", "claim"],
-            ["3", "c", "0"],
-        ],
-    )
-    data = _read("text_claims", tmp_path)
-    assert [e.label for e in data.splits["train"]] == ["Claim", "Not a Claim"]
-    assert [(d["row"], d["reason"]) for d in data.dropped] == [
-        (2, "the label 'perhaps' is neither 'Claim' nor 'Not a Claim'"),
-        (3, "no text"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([["a", "b"], ["x", "y"]], "no text column found among a, b"),
-        ([["text", "b"], ["x", "y"]], "no label column found among text, b"),
-        ([["text", "label"], ["x", "y"]], "none of the 1 rows has a label"),
-    ],
-)
-def test_text_claims_without_usable_columns(
-    tmp_path: Path, rows: list[list[str]], expected: str
-) -> None:
-    _csv(tmp_path / "text_claims" / "data.csv", rows)
-    with pytest.raises(InputError, match=expected):
-        _read("text_claims", tmp_path)
+    assert texts(None) & texts(real_data) == set()
 
 
 def test_banking77_torn_in_the_last_label(tmp_path: Path) -> None:
@@ -155,11 +88,12 @@ def test_banking77_torn_in_the_last_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"answerKey": ""}, "'answerKey' is empty"),
-        ({"answerKey": "F"}, "the answer 'F' is no option"),
+        ({"answerKey": ""}, "the answer is no option"),
+        ({"answerKey": "F"}, "the answer is no option"),
         ({"choices": ["a", "b"]}, "'choices' needs the lists"),
-        ({"choices": {"label": ["A", "B"], "text": ["x", "y"]}}, "expected the options A, B"),
-        ({"question": "  "}, "'question' is empty"),
+        ({"choices": {"label": ["A", "B"], "text": ["x", "y"]}}, "the options are not A, B"),
+        ({"question": "  "}, "no question"),
+        ({"id": None}, "no id"),
     ],
 )
 def test_commonsense_qa_rows_that_are_wrong(
@@ -190,3 +124,12 @@ def test_a_data_folder_with_a_file_missing(tmp_path: Path) -> None:
 def test_a_data_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such data folder"):
         _read("banking77", tmp_path / "nowhere")
+
+
+def test_duplicate_ids_are_bad_rows(tmp_path: Path) -> None:
+    line = (SAMPLE_DIR / "commonsense_qa" / "train.jsonl").read_text().splitlines()[0]
+    path = tmp_path / "train.jsonl"
+    path.write_text(f"{line}\n{line}\n")
+    rejects = Rejects(limit=None)
+    load_adapter("commonsense_qa").read({"train": (path,), "validation": (path,)}, rejects)
+    assert rejects.reasons == {"duplicate id": 2}

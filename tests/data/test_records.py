@@ -1,4 +1,4 @@
-"""Data files: read whole, or refused with the place of the fault."""
+"""Data files: read row by row, with the place of every fault."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from multitask.data.records import read_records
+from multitask.data.records import MAX_CELL, columns_of, select
+from multitask.data.rejects import Rejects
 from multitask.errors import InputError
 
 
@@ -16,22 +17,38 @@ def _file(tmp_path: Path, name: str, content: bytes) -> Path:
     return path
 
 
+def _read(path: Path, *columns: str) -> tuple[list[tuple[int, tuple[object, ...]]], Rejects]:
+    rejects = Rejects(limit=None)
+    return list(select(path, columns, rejects)), rejects
+
+
+def _listed(rejects: Rejects) -> list[tuple[object, object]]:
+    return [(entry["row"], entry["reason"]) for entry in rejects.listed]
+
+
 def test_csv_rows_are_numbered_below_the_header(tmp_path: Path) -> None:
     path = _file(tmp_path, "a.csv", b'text,label\n"one, two",x\n"line\nbreak",y\n')
-    assert read_records(path) == [
-        (1, {"text": "one, two", "label": "x"}),
-        (2, {"text": "line\nbreak", "label": "y"}),
-    ]
+    rows, _ = _read(path, "label", "text")
+    assert rows == [(1, ("x", "one, two")), (2, ("y", "line\nbreak"))]
 
 
-def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_crlf_are_not_content(tmp_path: Path) -> None:
     path = _file(tmp_path, "a.csv", b"\xef\xbb\xbftext,label\r\na,b\r\n")
-    assert read_records(path) == [(1, {"text": "a", "label": "b"})]
+    assert columns_of(path) == ["text", "label"]
+    assert _read(path, "text", "label")[0] == [(1, ("a", "b"))]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_another_delimiter_is_found_and_noted(tmp_path: Path, delimiter: str) -> None:
+    path = _file(tmp_path, "a.csv", f"text{delimiter}label\na, b{delimiter}c\n".encode())
+    rows, rejects = _read(path, "text", "label")
+    assert rows == [(1, ("a, b", "c"))]
+    assert rejects.notes == [f"a.csv: read with the delimiter {delimiter!r}"]
 
 
 def test_jsonl_rows_are_numbered_by_line(tmp_path: Path) -> None:
     path = _file(tmp_path, "a.jsonl", b'{"a": 1}\n\n{"a": 2}\n')
-    assert read_records(path) == [(1, {"a": 1}), (3, {"a": 2})]
+    assert _read(path, "a")[0] == [(1, (1,)), (3, (2,))]
 
 
 def test_parquet_class_labels_become_names(tmp_path: Path) -> None:
@@ -41,7 +58,7 @@ def test_parquet_class_labels_become_names(tmp_path: Path) -> None:
     )
     path = tmp_path / "a.parquet"
     datasets.Dataset.from_dict({"text": ["t"], "label": [1]}, features=features).to_parquet(path)
-    assert read_records(path) == [(1, {"text": "t", "label": "yes"})]
+    assert _read(path, "text", "label")[0] == [(1, ("t", "yes"))]
 
 
 @pytest.mark.parametrize(
@@ -49,25 +66,61 @@ def test_parquet_class_labels_become_names(tmp_path: Path) -> None:
     [
         ("a.csv", b"", "is empty"),
         ("a.jsonl", b"", "is empty"),
-        ("a.csv", b"text,label\n", "no rows"),
-        ("a.csv", b'text,label\na,b\n"torn', r"row 2: not valid CSV"),
-        ("a.csv", b"text,label\na,b\nc\n", r"row 2: the row has 1 columns, the header 2"),
-        ("a.jsonl", b'{"a": 1}\n{"a": ', r"line 2: not valid JSON"),
-        ("a.jsonl", b"[1]\n", r"line 1: each line must be a JSON object"),
-        ("a.csv", b"text\n\xe9\n", "not UTF-8"),
+        ("a.csv", b"a,b\n", "no rows"),
+        ("a.csv", b'a,b\nx,y\n"torn', r"row 2: not valid CSV"),
         ("a.parquet", b"PAR1 but not really", "not valid Parquet"),
         ("a.xlsx", b"x", r"cannot read \.xlsx"),
+        ("a.csv", "a,b\nx,y\n".encode("utf-16"), "UTF-16"),
+        ("a.csv", b"c,d\nx,y\n", "no column 'a'"),
     ],
 )
-def test_a_broken_file_is_refused_with_its_place(
+def test_a_file_that_cannot_be_used_is_refused(
     tmp_path: Path, name: str, content: bytes, expected: str
 ) -> None:
     path = _file(tmp_path, name, content)
     with pytest.raises(InputError, match=expected) as error:
-        read_records(path)
+        _read(path, "a")
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", b"a,b\nx,y\nz\n", (2, "wrong number of columns (1)")),
+        ("a.csv", b"a,b\nx,y\n\xe9,z\n", (2, "not UTF-8")),
+        ("a.jsonl", b'{"a": 1}\n{"a": ', (2, "not valid JSON")),
+        ("a.jsonl", b'{"a": 1}\n[1]\n', (2, "the line is no JSON object")),
+        ("a.jsonl", b'{"a": 1}\n{"b": 1}\n', (2, "no key 'a'")),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', (2, "not UTF-8")),
+        (
+            "a.csv",
+            b"a,b\nx,y\n" + b"z" * (MAX_CELL + 1) + b",y\n",
+            (2, "a cell has more than 1,000,000 characters"),
+        ),
+    ],
+)
+def test_a_bad_row_is_named_and_the_others_are_read(
+    tmp_path: Path, name: str, content: bytes, expected: tuple[int, str]
+) -> None:
+    path = _file(tmp_path, name, content)
+    rows, rejects = _read(path, "a")
+    assert [row for row, _ in rows] == [1]
+    assert _listed(rejects) == [expected]
+
+
+def test_bad_rows_beyond_the_limit_are_refused_with_their_places(tmp_path: Path) -> None:
+    rejects = Rejects(limit=1)
+    path = tmp_path / "a.csv"
+    for row in range(1, 8):
+        rejects.add(path, row, "no label")
+    with pytest.raises(InputError, match="7 bad rows in task 'mine', 1 allowed") as error:
+        rejects.check(path, "mine")
+    message = str(error.value)
+    assert "a.csv: row 5: no label" in message
+    assert "and 2 more" in message
+    assert "max_bad_rows: 7" in message
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such data file"):
-        read_records(tmp_path / "a.csv")
+        _read(tmp_path / "a.csv", "a")

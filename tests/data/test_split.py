@@ -1,13 +1,15 @@
-"""Splits: stratified, of the wanted size, and the same whatever the order of the rows."""
+"""Splits: stratified, of the wanted size, together for duplicates, and blind to row order."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from multitask.data.adapters import TaskData
+from multitask.data.normal_form import fingerprints
 from multitask.data.prepare import divide
 from multitask.data.split import stratified_split
 from multitask.tasks import Example
@@ -17,21 +19,19 @@ def _examples(labels: list[str]) -> list[Example]:
     return [Example(id=str(i), text=f"text {i}", label=label) for i, label in enumerate(labels)]
 
 
+def _first(examples: list[Example], fraction: float, seed: int = 0) -> list[Example]:
+    groups = fingerprints(examples)
+    mask = stratified_split([e.label for e in examples], groups, fraction, seed=seed)
+    return [example for example, chosen in zip(examples, mask, strict=True) if chosen]
+
+
 labels = st.lists(st.sampled_from("abcd"), min_size=1, max_size=80)
 fractions = st.floats(0.05, 0.95)
 
 
-@given(labels, fractions, st.integers(0, 5))
-def test_every_row_is_in_exactly_one_part(names: list[str], fraction: float, seed: int) -> None:
-    examples = _examples(names)
-    first, second = stratified_split(examples, fraction, seed=seed)
-    assert sorted(e.id for e in first + second) == sorted(e.id for e in examples)
-
-
 @given(labels, fractions)
-def test_each_label_is_within_a_row_of_its_share(names: list[str], fraction: float) -> None:
-    first, _ = stratified_split(_examples(names), fraction, seed=0)
-    taken, total = Counter(e.label for e in first), Counter(names)
+def test_each_label_is_near_its_share(names: list[str], fraction: float) -> None:
+    taken, total = Counter(e.label for e in _first(_examples(names), fraction)), Counter(names)
     for label, n in total.items():
         # Rounding of the running totals at both ends, and rows forced into train before it.
         assert abs(taken[label] - fraction * n) <= 1 + len(total)
@@ -45,41 +45,47 @@ def test_a_shuffled_file_gives_the_same_parts(
     examples = _examples(names)
     shuffled = list(examples)
     rng.shuffle(shuffled)  # type: ignore[attr-defined]
-    before, _ = stratified_split(examples, fraction, seed=3)
-    after, _ = stratified_split(shuffled, fraction, seed=3)
+    before, after = _first(examples, fraction, 3), _first(shuffled, fraction, 3)
     assert {e.id for e in before} == {e.id for e in after}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from("ab")), min_size=1, max_size=60),
+    fractions,
+)
+def test_duplicates_are_never_split(rows: list[tuple[int, str]], fraction: float) -> None:
+    groups = np.array([number for number, _ in rows], dtype=np.uint64)
+    mask = stratified_split([label for _, label in rows], groups, fraction, seed=1)
+    sides: dict[int, set[bool]] = {}
+    for (number, _), chosen in zip(rows, mask.tolist(), strict=True):
+        sides.setdefault(number, set()).add(chosen)
+    assert all(len(found) == 1 for found in sides.values())
 
 
 def test_another_seed_draws_other_rows() -> None:
     examples = _examples(["a"] * 100)
-    one, _ = stratified_split(examples, 0.5, seed=1)
-    two, _ = stratified_split(examples, 0.5, seed=2)
-    assert one != two
+    assert _first(examples, 0.5, seed=1) != _first(examples, 0.5, seed=2)
 
 
 def test_the_size_is_exact_for_balanced_labels() -> None:
-    first, second = stratified_split(_examples(list("abcde") * 20), 0.8, seed=0)
-    assert (len(first), len(second)) == (80, 20)
+    first = _first(_examples(list("abcde") * 20), 0.8)
+    assert len(first) == 80
     assert set(Counter(e.label for e in first).values()) == {16}
 
 
-def test_official_test_rows_stay_test() -> None:
+def _sizes(**splits: int) -> dict[str, int]:
     data = TaskData(
-        labels=("a",), splits={"train": _examples(["a"] * 10), "test": _examples(["a"])}
+        labels=("a",),
+        splits={
+            split: [Example(f"{split}{i}", f"{split} {i}", "a") for i in range(n)]
+            for split, n in splits.items()
+        },
     )
-    parts = divide(data, 0.8, seed=0)
-    assert {split: len(rows) for split, rows in parts.items()} == {
-        "train": 8,
-        "validation": 2,
-        "test": 1,
-    }
+    return {split: len(part.examples) for split, part in divide(data, 0.8, seed=0).items()}
 
 
-def test_without_a_test_set_the_rest_is_halved() -> None:
-    data = TaskData(labels=("a",), splits={"train": _examples(["a"] * 100)})
-    parts = divide(data, 0.8, seed=0)
-    assert {split: len(rows) for split, rows in parts.items()} == {
-        "train": 80,
-        "validation": 10,
-        "test": 10,
-    }
+def test_missing_splits_are_taken_from_train_and_official_ones_stay() -> None:
+    assert _sizes(train=100) == {"train": 80, "validation": 10, "test": 10}
+    assert _sizes(train=100, test=7) == {"train": 80, "validation": 20, "test": 7}
+    assert _sizes(train=100, validation=7) == {"train": 80, "validation": 7, "test": 20}
+    assert _sizes(train=100, validation=7, test=9) == {"train": 100, "validation": 7, "test": 9}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from multitask.data.prepare import prepare, read_rows
+from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
 from multitask.reports.write import markdown_cell, write_report
 from multitask.run import Run

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-from multitask.data.prepare import prepare, read_rows
+from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
+from multitask.reports.write import write_report
 from multitask.run import Run
 from multitask.scoring.evaluate import evaluate
-from multitask.spec import Spec
+from multitask.spec import Spec, load_spec
 
 
 @pytest.fixture
@@ -70,3 +72,31 @@ def test_an_adapter_without_its_base_is_refused(run: Run, tmp_path: Path) -> Non
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="does not name its base"):
         evaluate(run, model=str(folder))
+
+
+def test_own_tasks_of_every_kind_are_scored(tmp_path: Path, toy: Path) -> None:
+    """Rows with options of their own number, answers by text, and generated texts."""
+    choice = [
+        {"question": f"question {i * 7}?", "choices": list("pqrs")[: 2 + i % 3], "answer": "A"}
+        for i in range(20)
+    ]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in choice))
+    texts = [{"prompt": f"say {i * 11}", "response": f"word {i}"} for i in range(20)]
+    (tmp_path / "g.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    content = {
+        "model": str(toy),
+        "tasks": [
+            {"name": "c", "kind": "multiple_choice", "source": {"path": "c.jsonl"}},
+            {"name": "g", "kind": "generation", "source": {"path": "g.jsonl"}},
+        ],
+        "templates": {"answers": "text"},
+        "cluster": "cpu",
+        "leakage": {"near_duplicates": False},
+    }
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(content))
+    run = prepare(load_spec(tmp_path / "spec.yaml"), tmp_path / "run")
+    tasks = evaluate(run, model=str(toy)).results["tasks"]
+    assert set(tasks["c"]["metrics"]) == {"accuracy", "macro_f1"}
+    assert set(tasks["g"]["metrics"]) == {"exact_match", "token_f1"}
+    for path in write_report(run):
+        assert "Exact match" in path.read_text() or path.suffix == ".md"

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from multitask.errors import InputError
-from multitask.tasks import Example, Kind, Task, Template
+from multitask.tasks import (
+    ROW_FIELDS,
+    Example,
+    Kind,
+    Task,
+    Template,
+    task_from_record,
+    task_record,
+)
 
 
 def test_a_prompt_is_rendered_with_the_row_s_fields() -> None:
@@ -32,16 +44,61 @@ def test_a_template_cannot_reach_the_interpreter() -> None:
         template.render_prompt({"text": "a"}, row="1")
 
 
-def test_every_label_has_a_response() -> None:
-    task = Task(
-        "t", Kind.CLASSIFICATION, ("a", "b"), (Template("t", "{{ text }}", "={{ label }}"),)
-    )
-    assert task.responses(task.templates[0]) == ("=a", "=b")
+def _task(prompt: str, response: str = "{{ label }}") -> Task:
+    return Task("t", Kind.CLASSIFICATION, ("a", "b"), (Template("one", prompt, response),))
 
 
-def test_options_are_lettered_in_order() -> None:
-    from multitask.tasks import load_task
+def test_the_response_gives_the_label() -> None:
+    task = _task("{{ text }}", "={{ label }}")
+    assert task.response(Example("1", "x", "b"), task.templates[0]) == "=b"
 
-    task = load_task("commonsense_qa", ("A", "B"))
-    prompt = task.prompt(Example("1", "Why?", "A", ("for fun", "no idea")), task.templates[0])
-    assert prompt.endswith("Why?\nA. for fun\nB. no idea")
+
+def test_a_task_is_the_same_after_its_record() -> None:
+    task = _task("{{ text }}")
+    assert task_from_record("t", task_record(task)) == task
+
+
+def test_a_row_has_as_many_candidates_as_options() -> None:
+    task = Task("t", Kind.MULTIPLE_CHOICE, tuple("ABCDE"), ())
+    assert task.candidates(("x", "y")) == ("A", "B")
+    assert _task("{{ text }}").candidates() == ("a", "b")
+
+
+FAST = [
+    "Classify.\n{% if list_labels %}Labels: {{ labels | join(', ') }}{% endif %}\n\n{{ text }}",
+    "{{ text }}",
+    "a {{ text }} b {{ question }} c",
+    "no text at all",
+]
+SLOW = [
+    "{{ text | upper }}",
+    "{% if text %}x{% endif %}",
+    "{% for c in choices %}{{ c }}{% endfor %}{{ text }}",
+    "{{ text }}{{ input }}",
+    "{% if list_labels %}{{ text }}{% endif %}",
+    "{{ text ~ '!' }}",
+    "{% set text = 'x' %}{{ text }}",
+]
+
+
+def _fast(task: Task) -> Callable[[str], str] | None:
+    names = ("text", "question", "prompt", "instruction")
+    return task.templates[0].prompt_with_text(task.constants(), names, ROW_FIELDS)
+
+
+@pytest.mark.parametrize("prompt", FAST)
+@given(text=st.text(max_size=30))
+def test_the_fast_way_gives_what_jinja_gives(prompt: str, text: str) -> None:
+    task = _task(prompt)
+    fast = _fast(task)
+    assert fast is not None
+    assert fast(text) == task.prompt(Example("1", text, "a"), task.templates[0])
+
+
+@pytest.mark.parametrize("prompt", SLOW)
+def test_what_only_jinja_can_render_is_left_to_it(prompt: str) -> None:
+    assert _fast(_task(prompt)) is None
+
+
+def test_an_unknown_variable_is_left_to_the_way_that_names_the_row() -> None:
+    assert _fast(_task("{{ txet }} {{ text }}")) is None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from multitask.data.adapters import banking77, commonsense_qa, text_claims
-from multitask.data.adapters.base import Adapter, HubDataset, TaskData
+from multitask.data.adapters.base import Adapter, Files, HubDataset, TaskData
 
 _ADAPTERS: dict[str, Adapter] = {
-    a.ADAPTER.name: a.ADAPTER for a in (banking77, commonsense_qa, text_claims)
+    adapter.name: adapter
+    for adapter in (banking77.ADAPTER, commonsense_qa.ADAPTER, text_claims.ADAPTER)
 }
 
 
@@ -15,4 +16,4 @@ def load_adapter(name: str) -> Adapter:
     return _ADAPTERS[name]
 
 
-__all__ = ["Adapter", "HubDataset", "TaskData", "load_adapter"]
+__all__ = ["Adapter", "Files", "HubDataset", "TaskData", "load_adapter"]

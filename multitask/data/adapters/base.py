@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from multitask.data.records import Record
-from multitask.errors import InputError
+from multitask.data.rejects import Rejects
 from multitask.tasks import Example
+
+Files = Mapping[str, tuple[Path, ...]]
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,14 @@ class HubDataset:
     Attributes:
         repo: ``owner/name``.
         revision: A commit; a branch only where no commit is known.
+        config: Folder or configuration within the repository.
+        rows: Rows that each split must have; a copy that differs is not taken.
     """
 
     repo: str
     revision: str
+    config: str | None = None
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def page(self) -> str:
@@ -34,15 +40,21 @@ class TaskData:
     """A dataset in the project's own terms.
 
     Attributes:
-        labels: The closed label space, in the order of the label ids.
-        splits: Rows by split. ``train`` is always there; ``test`` where the dataset has labelled
-            test rows of its own.
-        dropped: Rows left out: ``{"file", "row", "reason"}`` each.
+        labels: The closed label space, in the order of the label ids; empty for generation.
+        splits: Rows by split. ``train`` is always there; ``validation`` and ``test`` where the
+            dataset has labelled rows of its own for them.
     """
 
     labels: tuple[str, ...]
     splits: Mapping[str, list[Example]]
-    dropped: list[dict[str, object]] = field(default_factory=list)
+
+
+class Read(Protocol):
+    """Turns the files of a dataset into rows; what cannot be used goes to ``rejects``."""
+
+    def __call__(self, files: Files, rejects: Rejects) -> TaskData:
+        """Read every split."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,30 +63,20 @@ class Adapter:
 
     Attributes:
         name: The task's name.
-        hub: Its place on the Hub.
+        hub: Its places on the Hub, the preferred one first.
         files: File of each split in ``DATA_DIR/<name>/``.
+        read: From the paths of each split (and optional file) to rows.
         optional_files: Further files there, used when present.
-        read: From the path of each split (and optional file) to rows.
+        optional_splits: Splits that are read from the Hub where it has them.
+        max_bad_rows: How many unusable rows are tolerated; None for any number.
+        check: Looks at what was read; returns what is wrong with it, if anything.
     """
 
     name: str
-    hub: HubDataset
+    hub: tuple[HubDataset, ...]
     files: Mapping[str, str]
-    read: Callable[[Mapping[str, Path]], TaskData]
+    read: Read
     optional_files: Mapping[str, str] = field(default_factory=dict)
-
-
-def text_field(record: Record, column: str, *, path: Path, row: int) -> str:
-    """A text that must be there and must not be blank.
-
-    Raises:
-        InputError: The column is missing, or the cell is empty or no text.
-    """
-    if column not in record:
-        raise InputError(
-            f"no column {column!r}", where=path, fix=f"the file has: {', '.join(map(str, record))}"
-        )
-    value = record[column]
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{column!r} is empty", where=f"{path}: row {row}")
-    return value
+    optional_splits: tuple[str, ...] = ()
+    max_bad_rows: int | None = 0
+    check: Callable[[TaskData], str | None] = lambda _: None

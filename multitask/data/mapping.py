@@ -1,0 +1,236 @@
+"""A user's own task: an adapter made from a mapping in the spec, with no Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from multitask.data.adapters import Adapter, Files, HubDataset, TaskData
+from multitask.data.records import columns_of, select
+from multitask.data.rejects import Rejects
+from multitask.errors import InputError, did_you_mean
+from multitask.task_spec import SourceSpec, TaskSpec
+from multitask.tasks import Example, Kind, letter
+
+# The parts that a kind of task is made of, and the columns that stand in for one another.
+_PARTS = {
+    Kind.CLASSIFICATION: (("text", "label"),),
+    Kind.MULTIPLE_CHOICE: (("question", "choices", "answer"),),
+    Kind.GENERATION: (
+        ("prompt", "response"),
+        ("instruction", "input", "output"),
+        ("instruction", "output"),
+    ),
+}
+_MAX_OPTIONS = 26
+
+Make = Callable[[str, tuple[Any, ...]], "Example | str"]
+
+
+def mapped_adapter(spec: TaskSpec) -> Adapter:
+    """Make the adapter of a declared task.
+
+    Args:
+        spec: The mapping; its paths are absolute.
+
+    Raises:
+        InputError: ``columns`` names a part that this kind of task does not have.
+    """
+    _check_parts(spec)
+    source = spec.source
+
+    def read(files: Files, rejects: Rejects) -> TaskData:
+        return _read(spec, files, rejects)
+
+    return Adapter(
+        name=spec.name,
+        hub=_hub(source),
+        files={} if source.hub else _paths(source),
+        read=read,
+        optional_splits=("validation", "test") if source.hub else (),
+        max_bad_rows=spec.max_bad_rows,
+    )
+
+
+def _hub(source: SourceSpec) -> tuple[HubDataset, ...]:
+    if source.hub is None:
+        return ()
+    return (HubDataset(source.hub, source.revision or "main", config=source.config),)
+
+
+def _paths(source: SourceSpec) -> dict[str, str]:
+    if source.path is not None:
+        return {"train": source.path}
+    named = {"train": source.train, "validation": source.validation, "test": source.test}
+    return {split: path for split, path in named.items() if path is not None}
+
+
+def _check_parts(spec: TaskSpec) -> None:
+    known = {part for parts in _PARTS[spec.kind] for part in parts} | {"id"}
+    for part, column in spec.columns.items():
+        if part not in known:
+            raise InputError(
+                f"a {spec.kind} task has no part {part!r}",
+                where=f"task {spec.name!r}: key 'columns'",
+                fix=did_you_mean(part, known),
+            )
+        if isinstance(column, list) and part != "choices":
+            raise InputError(
+                "only `choices` may be a list of columns",
+                where=f"task {spec.name!r}: key 'columns.{part}'",
+            )
+
+
+def _read(spec: TaskSpec, files: Files, rejects: Rejects) -> TaskData:
+    labels = spec.labels
+    splits: dict[str, list[Example]] = {}
+    for split in ("train", "validation", "test"):
+        if split not in files:
+            continue
+        make = _maker(spec, labels)
+        splits[split] = list(_examples(spec, split, files[split], make, rejects))
+        if split == "train" and spec.kind is Kind.CLASSIFICATION and labels is None:
+            labels = sorted({example.label for example in splits["train"]})
+            _require_classes(labels, spec, files["train"][0])
+    if spec.kind is Kind.MULTIPLE_CHOICE:
+        most = max((len(e.choices) for rows in splits.values() for e in rows), default=0)
+        labels = [letter(i) for i in range(most)]
+    return TaskData(labels=tuple(labels or ()), splits=splits)
+
+
+def _require_classes(labels: Sequence[str], spec: TaskSpec, path: Path) -> None:
+    if len(labels) == 1:
+        raise InputError(
+            f"every row of task {spec.name!r} has the label {labels[0]!r}",
+            where=path,
+            fix="a classification needs at least two labels; is `columns.label` right?",
+        )
+
+
+def _examples(
+    spec: TaskSpec, split: str, paths: Iterable[Path], make: Make, rejects: Rejects
+) -> Iterator[Example]:
+    seen: set[str] = set()
+    for number, path in enumerate(paths):
+        columns, id_given = _columns(spec, path)
+        prefix = f"{split}-" if number == 0 else f"{split}-{number}-"
+        for row, values in select(path, columns, rejects):
+            if id_given:
+                row_id, values = str(values[0]), values[1:]  # noqa: PLW2901
+                if row_id in seen:
+                    rejects.add(path, row, "duplicate id", detail=repr(row_id[:80]))
+                    continue
+                seen.add(row_id)
+            else:
+                row_id = f"{prefix}{row}"
+            example = make(row_id, values)
+            if isinstance(example, str):
+                reason, _, detail = example.partition(": ")
+                rejects.add(path, row, reason, detail=detail)
+            else:
+                yield example
+
+
+def _columns(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:
+    """The columns to read, in the order of the kind's parts, the id first where it is mapped."""
+    known = columns_of(path)
+    named: dict[str, list[str]] = {
+        part: column if isinstance(column, list) else [column]
+        for part, column in spec.columns.items()
+    }
+    for parts in _PARTS[spec.kind]:
+        chosen = {part: named.get(part, [part]) for part in parts}
+        if all(column in known for columns in chosen.values() for column in columns):
+            ids = named.get("id", [])
+            return [*ids, *(c for part in parts for c in chosen[part])], bool(ids)
+    parts = _PARTS[spec.kind][0]
+    for part in parts:
+        for column in named.get(part, [part]):
+            if column not in known:
+                raise InputError(
+                    f"no column {column!r} for the {part}",
+                    where=f"{path}: task {spec.name!r}",
+                    fix=f"{did_you_mean(column, known)} Map it: columns: {{{part}: NAME}}",
+                )
+    raise InputError(f"the columns {', '.join(known)} fit no form", where=path)
+
+
+def _maker(spec: TaskSpec, labels: Sequence[str] | None) -> Make:
+    if spec.kind is Kind.CLASSIFICATION:
+        return _classification(labels)
+    if spec.kind is Kind.MULTIPLE_CHOICE:
+        return _multiple_choice(spec)
+    return _generation
+
+
+def _classification(labels: Sequence[str] | None) -> Make:
+    known = None if labels is None else set(labels)
+
+    def make(row_id: str, values: tuple[Any, ...]) -> Example | str:
+        text, label = values
+        if not isinstance(text, str) or not text or text.isspace():
+            return "no text"
+        if not isinstance(label, str):
+            if label is None or isinstance(label, (list, dict, float)):
+                return "no label"
+            label = str(label)
+        label = label.strip()
+        if not label:
+            return "no label"
+        if known is not None and label not in known:
+            return f"the label is none of the declared ones: {label[:80]!r}"
+        return Example(row_id, text, label)
+
+    return make
+
+
+def _multiple_choice(spec: TaskSpec) -> Make:
+    several = spec.columns.get("choices")
+    count = len(several) if isinstance(several, list) else 1
+
+    def make(row_id: str, values: tuple[Any, ...]) -> Example | str:
+        question, answer = values[0], values[-1]
+        if not isinstance(question, str) or not question.strip():
+            return "no question"
+        choices = values[1:-1] if count > 1 else values[1]
+        if isinstance(choices, dict):  # as CommonsenseQA and ARC have it
+            choices = choices.get("text")
+        if not isinstance(choices, (list, tuple)) or not 2 <= len(choices) <= _MAX_OPTIONS:
+            return f"the options are no list of 2 to {_MAX_OPTIONS}"
+        texts = tuple("" if choice is None else str(choice).strip() for choice in choices)
+        if "" in texts:
+            return "an option is empty"
+        gold = option_letter(answer, texts)
+        if gold is None:
+            return f"the answer is no option: {str(answer)[:80]!r}"
+        return Example(row_id, question, gold, texts)
+
+    return make
+
+
+def option_letter(answer: object, choices: Sequence[str]) -> str | None:
+    """The letter of the right option, given as a letter, a position from 0, or its text.
+
+    An option's own text wins, when exactly one option has it. None where nothing fits.
+    """
+    if isinstance(answer, bool):
+        return None
+    text = str(answer).strip()
+    if not isinstance(answer, int) and list(choices).count(text) == 1:
+        return letter(list(choices).index(text))
+    if text.isdecimal() and int(text) < len(choices):
+        return letter(int(text))
+    if len(text) == 1 and 0 <= ord(text.upper()) - ord("A") < len(choices):
+        return text.upper()
+    return None
+
+
+def _generation(row_id: str, values: tuple[Any, ...]) -> Example | str:
+    prompt, response = values[0], values[-1]
+    context = values[1] if len(values) == 3 else ""
+    if not isinstance(prompt, str) or not prompt.strip():
+        return "no prompt"
+    if not isinstance(response, str) or not response.strip():
+        return "no response"
+    return Example(row_id, prompt, response, context=context if isinstance(context, str) else "")

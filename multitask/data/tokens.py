@@ -1,0 +1,127 @@
+"""How many tokens the mixture has, with the model's own tokenizer where it is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multitask.data.render import Renderer, Row, pick_templates
+from multitask.spec import Spec
+
+if TYPE_CHECKING:
+    from multitask.data.prepare import Prepared, PreparedTask
+
+_SAMPLE = 2000
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """Tokens of a task in one pass over the mixture.
+
+    Attributes:
+        total: All tokens, prompts included.
+        supervised: Tokens of the answers, which are learnt.
+        longest: Tokens of the longest row that was counted.
+        too_long: Share of counted rows that are longer than ``sequence_len``; Axolotl drops them.
+        counted: How many rows were counted; fewer than there are means an estimate.
+    """
+
+    total: int
+    supervised: int
+    longest: int
+    too_long: float
+    counted: int
+
+    def record(self) -> dict[str, float]:
+        """What the manifest keeps."""
+        return {
+            "total": self.total,
+            "supervised": self.supervised,
+            "longest": self.longest,
+            "too_long": self.too_long,
+            "counted": self.counted,
+        }
+
+
+def load_tokenizer(spec: Spec, root: Path) -> Any | None:
+    """The model's tokenizer, when it is on this machine and has a chat template; else None."""
+    from importlib.util import find_spec
+
+    folder = root / spec.model
+    if not folder.is_dir() and not _cached(spec.model):
+        return None
+    if find_spec("transformers") is None:
+        return None
+    from multitask.quiet import quiet_libraries
+
+    quiet_libraries()
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder) if folder.is_dir() else spec.model, local_files_only=True
+        )
+    except (OSError, ValueError):
+        return None
+    return tokenizer if tokenizer.chat_template else None
+
+
+def _cached(model: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(model, "tokenizer_config.json"), str)
+
+
+def count_tokens(spec: Spec, root: Path, prepared: Prepared) -> dict[str, TokenCount] | None:
+    """Count tokens per task; from the first 2,000 training rows where there are more.
+
+    Returns:
+        Counts by task, or None where the tokenizer is not at hand.
+    """
+    tokenizer = load_tokenizer(spec, root)
+    if tokenizer is None:
+        return None
+    return {
+        task.task.name: _count(task, tokenizer, spec, prepared.alpaca) for task in prepared.tasks
+    }
+
+
+def _count(prepared: PreparedTask, tokenizer: Any, spec: Spec, alpaca: bool) -> TokenCount:
+    places = prepared.places[:_SAMPLE]
+    part = prepared.parts["train"]
+    templates = pick_templates(
+        part.keys[places],
+        prepared.uses[:_SAMPLE],
+        len(prepared.task.templates),
+        seed=spec.seed,
+    )
+    rows = Renderer(prepared.task, alpaca=alpaca).rows(
+        part.examples, templates.tolist(), places.tolist()
+    )
+    wholes, supervised = _lengths(list(rows), tokenizer)
+    scale = len(prepared.places) / len(wholes)
+    return TokenCount(
+        total=round(sum(wholes) * scale),
+        supervised=round(sum(supervised) * scale),
+        longest=max(wholes),
+        too_long=sum(n > spec.sequence_len for n in wholes) / len(wholes),
+        counted=len(wholes),
+    )
+
+
+def _lengths(rows: Sequence[Row], tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokens of each whole conversation, and of its answer alone."""
+    wholes, heads = [], []
+    for row in rows:
+        wholes.append(tokenizer.apply_chat_template(row["messages"], tokenize=False))
+        heads.append(
+            tokenizer.apply_chat_template(
+                row["messages"][:1], tokenize=False, add_generation_prompt=True
+            )
+        )
+    whole_ids = tokenizer(wholes, add_special_tokens=False)["input_ids"]
+    head_ids = tokenizer(heads, add_special_tokens=False)["input_ids"]
+    total = [len(ids) for ids in whole_ids]
+    return total, [n - len(ids) for n, ids in zip(total, head_ids, strict=True)]

@@ -1,0 +1,219 @@
+"""Writing the data part of a run: rows, manifest, plan."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from multitask.data.leakage import duplicates_within, summary
+from multitask.data.options import alarms, independence_p_value, uniform_p_value
+from multitask.data.plan import plan_markdown
+from multitask.data.prepare import Prepared, PreparedTask, Report, prepare_tasks
+from multitask.data.render import Row, encode_lines, pick_templates
+from multitask.data.sources import sha256
+from multitask.data.tokens import TokenCount, count_tokens
+from multitask.run import SPLITS, Run, staged
+from multitask.spec import Spec
+from multitask.tasks import Kind, task_record
+
+Progress = Callable[[str, int, int | None], None]
+
+_BLOCK = 1000
+
+
+def no_progress(_what: str, _done: int, _total: int | None) -> None:
+    """Show nothing."""
+
+
+def prepare(
+    spec: Spec,
+    out: str | Path,
+    *,
+    report: Report = lambda _: None,
+    progress: Progress = no_progress,
+) -> Run:
+    """Make a run directory that holds the data part alone.
+
+    Args:
+        spec: From :func:`multitask.load_spec`.
+        out: The run directory; made whole or not at all.
+        report: Told what is being done.
+        progress: Told rows written and rows in all.
+
+    Raises:
+        InputError: A source is missing or broken, or ``out`` holds something else.
+    """
+    out = Path(out)
+    with no_garbage_collection():
+        prepared = prepare_tasks(spec, report=report)
+        with staged(out) as stage:
+            Run(stage).spec.write_text(spec.to_yaml(), encoding="utf-8")
+            write_data(prepared, spec, stage, progress=progress)
+    return Run(out)
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep the cyclic collector from walking millions of live rows again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def write_data(
+    prepared: Prepared, spec: Spec, root: Path, *, progress: Progress = no_progress
+) -> None:
+    """Write ``data/*.jsonl``, ``data/manifest.json`` and ``plan.md`` below a directory."""
+    run = Run(root)
+    run.data.mkdir(parents=True, exist_ok=True)
+    total = sum(
+        len(task.places) if split == "train" else len(task.parts[split].examples)
+        for split in SPLITS
+        for task in prepared.tasks
+    )
+    done = 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress("writing rows", done, total)
+
+    for split in SPLITS:
+        with run.split(split).open("wb") as file:
+            lines = encode_lines(prepared.split(split), every=_BLOCK, done=advance)
+            file.writelines(lines)
+    tokens = count_tokens(spec, root, prepared)
+    manifest = _manifest(prepared, spec, run, tokens)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    run.manifest.write_text(text, encoding="utf-8")
+    run.plan.write_text(plan_markdown(manifest), encoding="utf-8")
+
+
+def _manifest(
+    prepared: Prepared, spec: Spec, run: Run, tokens: dict[str, TokenCount] | None
+) -> dict[str, Any]:
+    return {
+        "seed": spec.seed,
+        "epochs": spec.epochs,
+        "split": spec.split.model_dump(),
+        "mixture": spec.mixture.model_dump(),
+        "tasks": {p.task.name: _task_record(p, spec, tokens) for p in prepared.tasks},
+        "leakage": {
+            "near_duplicates_searched": spec.leakage.near_duplicates,
+            "threshold": spec.leakage.threshold,
+            "contents_with_near_duplicates": prepared.near_pairs,
+            "removed": summary(prepared.leaks),
+            "rows": [leak.record() for leak in prepared.leaks],
+        },
+        "files": {
+            path.name: {"rows": _rows_of(prepared, split), "sha256": sha256(path)}
+            for split in SPLITS
+            for path in [run.split(split)]
+        },
+    }
+
+
+def _rows_of(prepared: Prepared, split: str) -> int:
+    if split == "train":
+        return sum(len(p.places) for p in prepared.tasks)
+    return sum(len(p.parts[split].examples) for p in prepared.tasks)
+
+
+def _task_record(
+    p: PreparedTask, spec: Spec, tokens: dict[str, TokenCount] | None
+) -> dict[str, Any]:
+    train = p.parts["train"]
+    mixed = len(p.places)
+    distinct = min(len(train.examples), mixed)
+    record = {
+        **task_record(p.task),
+        "source": p.source.record(),
+        "read": p.read,
+        "counts": {
+            split: {
+                "rows": len(p.parts[split].examples),
+                **_label_counts(p, split),
+            }
+            for split in SPLITS
+        },
+        "mixture": {
+            "rows": mixed,
+            "distinct": distinct,
+            "epochs_seen": round(spec.epochs * mixed / distinct, 4),
+        },
+        "duplicates_in_train": duplicates_within(train),
+        "dropped": p.rejects.record(),
+    }
+    if tokens is not None:
+        record["tokens"] = tokens[p.task.name].record()
+    record["checks"] = _checks(p, spec)
+    record["warnings"] = _warnings(p, record)
+    return record
+
+
+def _label_counts(p: PreparedTask, split: str) -> dict[str, dict[str, int]]:
+    if p.task.kind is Kind.GENERATION:
+        return {}
+    found = Counter(example.label for example in p.parts[split].examples)
+    return {"labels": dict(sorted(found.items()))}
+
+
+def _checks(p: PreparedTask, spec: Spec) -> dict[str, float]:
+    """Chances that phrasing or position are as even as they should be; small ones are alarms."""
+    if p.task.kind is Kind.GENERATION:
+        return {}
+    part = p.parts["train"]
+    answers = [example.label for example in part.examples]
+    count = len(p.task.templates)
+    numbers = pick_templates(part.keys, None, count, seed=spec.seed).tolist()
+    checks = {
+        "template independent of answer": independence_p_value([str(n) for n in numbers], answers)
+    }
+    same_length = len({len(example.choices) for example in part.examples}) == 1
+    if p.task.kind is Kind.MULTIPLE_CHOICE and same_length:
+        checks["gold position even"] = uniform_p_value(answers, p.task.labels)
+    return {name: round(value, 6) for name, value in checks.items()}
+
+
+def _warnings(p: PreparedTask, record: dict[str, Any]) -> list[str]:
+    warnings = list(p.rejects.notes)
+    if p.rejects.count:
+        warnings.append(f"{p.rejects.count:,} rows could not be used")
+    if record["mixture"]["epochs_seen"] > 10:
+        seen = record["mixture"]["epochs_seen"]
+        warnings.append(f"each row is seen {seen:g} times; more than 10 invites memorising")
+    if p.task.kind is Kind.CLASSIFICATION:
+        counts = record["counts"]["train"]["labels"]
+        rare = [label for label in p.task.labels if counts.get(label, 0) < 5]
+        if rare:
+            shown = ", ".join(rare[:5]) + (" and more" if len(rare) > 5 else "")
+            warnings.append(f"{len(rare)} classes have fewer than 5 training rows: {shown}")
+    contradictory = record["duplicates_in_train"]["contradictory"]
+    if contradictory:
+        warnings.append(f"{contradictory:,} texts in train have more than one label")
+    empty = [split for split in SPLITS if not record["counts"][split]["rows"]]
+    warnings += [f"no {split} rows" for split in empty]
+    return warnings + [f"check failed: {name}" for name in alarms(record["checks"])]
+
+
+def iterate_rows(path: Path) -> Iterator[Row]:
+    """Read back the rows of a split one by one."""
+    with path.open("rb") as file:
+        for line in file:
+            yield orjson.loads(line)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read back the rows of a split."""
+    return list(iterate_rows(path))

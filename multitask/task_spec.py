@@ -1,0 +1,150 @@
+"""The parts of a spec that describe tasks, their words and their mixture."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from multitask.tasks import Kind
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class StrictModel(BaseModel):
+    """A model that refuses keys it does not know and cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSpec(StrictModel):
+    """Where a user's own task comes from: one file, a file per split, or the Hub.
+
+    Attributes:
+        path: One file; it is divided into the three splits.
+        train: File of the training rows; rows for a split without a file are taken from it.
+        validation: File of the validation rows.
+        test: File of the test rows; they stay test.
+        hub: A dataset repository ``owner/name`` with CSV, JSON-lines or Parquet files.
+        config: Folder or configuration within the repository.
+        revision: Commit, tag or branch; default ``main``, and the manifest records its commit.
+    """
+
+    path: str | None = None
+    train: str | None = None
+    validation: str | None = None
+    test: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SourceSpec:
+        ways = [self.path is not None, self.train is not None, self.hub is not None]
+        if sum(ways) != 1:
+            raise ValueError("give one of `path`, `train` (with `validation`, `test`) or `hub`")
+        if self.hub is None and (self.config or self.revision):
+            raise ValueError("`config` and `revision` belong to `hub`")
+        if self.train is None and (self.validation or self.test):
+            raise ValueError("`validation` and `test` need `train` beside them")
+        return self
+
+
+class TemplateSpec(StrictModel):
+    """A user's own phrasing.
+
+    Attributes:
+        prompt: Jinja source of the user's message.
+        response: Jinja source of the assistant's message.
+        name: Recorded with every row.
+    """
+
+    prompt: str
+    response: str
+    name: str = "own"
+
+
+class TaskSpec(StrictModel):
+    """A user's own task, with no Python.
+
+    Attributes:
+        name: The task's name: letters, digits, ``_``, ``-`` and ``.``.
+        kind: classification, multiple_choice or generation.
+        source: Where its rows are.
+        columns: Column of each part; default: columns that have the part's own name.
+            classification: text, label. multiple_choice: question, choices, answer (choices may
+            be a list of columns). generation: prompt, response, or instruction, input, output.
+        labels: The label set in the order of the label ids; default: the labels found in train.
+        template: Name of a shipped task whose phrasings are used, own phrasing(s), or none for
+            the generic ones.
+        max_bad_rows: How many unusable rows are left out before the task is refused.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    kind: Kind
+    source: SourceSpec
+    columns: dict[str, str | list[str]] = {}
+    labels: Annotated[list[str], Field(min_length=2)] | None = None
+    template: str | TemplateSpec | list[TemplateSpec] | None = None
+    max_bad_rows: Annotated[int, Field(ge=0)] = 0
+
+
+class TemplatesSpec(StrictModel):
+    """How tasks are put into words.
+
+    Attributes:
+        phrasings: How many of a task's phrasings are used, the first ones; default: all.
+        list_labels: Whether a classification's prompt names the labels; default: where there
+            are at most 10.
+        answers: Multiple choice is answered by the option's letter or by its text.
+        shuffle_options: Move the options of a multiple choice so that the gold answer is evenly
+            spread over the positions; official test rows keep their order.
+        format: ``chat`` uses the model's own chat template; ``alpaca`` the Alpaca instruction
+            template, for base models, and rows get ``instruction``, ``input`` and ``output`` too.
+    """
+
+    phrasings: Annotated[int, Field(ge=1)] | None = None
+    list_labels: bool | None = None
+    answers: Literal["letter", "text"] = "letter"
+    shuffle_options: bool = False
+    format: Literal["chat", "alpaca"] = "chat"
+
+
+class MixtureSpec(StrictModel):
+    """How often each task's training rows are seen in one pass over the mixture.
+
+    Attributes:
+        strategy: ``proportional`` takes every row once; ``equal`` gives every task the same
+            number; ``temperature`` a share proportional to rows^(1/temperature); ``weights``
+            explicit shares.
+        temperature: 1 is proportional; the larger, the closer to equal.
+        weights: Share of each task, in any unit; all tasks, for ``weights`` only.
+        caps: Most distinct rows of a task that are used, before weighting.
+        epochs: Passes over a task's rows per pass over the mixture; overrides its share.
+        size: Rows in one pass over the mixture; default: as many as there are after caps.
+    """
+
+    strategy: Literal["proportional", "equal", "temperature", "weights"] = "proportional"
+    temperature: Annotated[float, Field(ge=1)] = 2.0
+    weights: dict[str, Positive] = {}
+    caps: dict[str, Annotated[int, Field(ge=1)]] = {}
+    epochs: dict[str, Positive] = {}
+    size: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _weights_belong_to_their_strategy(self) -> MixtureSpec:
+        if bool(self.weights) != (self.strategy == "weights"):
+            raise ValueError("`weights` and `strategy: weights` belong together")
+        return self
+
+
+class LeakageSpec(StrictModel):
+    """How rows of different splits and tasks are compared.
+
+    Attributes:
+        near_duplicates: Also search texts that are nearly the same (slow on millions of rows).
+        threshold: From which Jaccard similarity of word 3-grams texts count as nearly the same.
+    """
+
+    near_duplicates: bool = True
+    threshold: Annotated[float, Field(gt=0.5, le=1.0)] = 0.8

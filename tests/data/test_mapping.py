@@ -1,0 +1,267 @@
+"""A user's own task: from a few lines of YAML to rows, and every mistake named."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from multitask.data.mapping import mapped_adapter, option_letter
+from multitask.data.sources import read_task
+from multitask.data.write import prepare, read_rows
+from multitask.errors import InputError
+from multitask.spec import load_spec
+from multitask.task_spec import TaskSpec
+
+WriteSpec = Callable[..., Path]
+
+
+def _csv(path: Path, *rows: list[object]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def _jsonl(path: Path, *rows: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _examples(**task: Any) -> list[Any]:
+    adapter = mapped_adapter(TaskSpec.model_validate({"name": "t"} | task))
+    return list(read_task(adapter, data_dir=None, sample=False)[1].splits["train"])
+
+
+def test_classification_with_other_column_names(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "x.csv", ["body", "queue"], ["hello", "a"], ["bye", " b "])
+    rows = _examples(
+        kind="classification",
+        source={"path": str(path)},
+        columns={"text": "body", "label": "queue"},
+    )
+    assert [(r.id, r.text, r.label) for r in rows] == [
+        ("train-1", "hello", "a"),
+        ("train-2", "bye", "b"),
+    ]
+
+
+def test_numbers_as_labels_become_text(tmp_path: Path) -> None:
+    path = _jsonl(tmp_path / "x.jsonl", {"text": "a", "label": 0}, {"text": "b", "label": 1})
+    rows = _examples(kind="classification", source={"path": str(path)})
+    assert [r.label for r in rows] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ({}, {"question": "q?", "choices": ["x", "y", "z"], "answer": "B"}),
+        ({}, {"question": "q?", "choices": ["x", "y", "z"], "answer": 1}),
+        ({}, {"question": "q?", "choices": ["x", "y", "z"], "answer": "y"}),
+        (
+            {"answer": "answerKey"},
+            {
+                "question": "q?",
+                "choices": {"label": list("ABC"), "text": list("xyz")},
+                "answerKey": "B",
+            },
+        ),
+        (
+            {"choices": ["one", "two", "three"]},
+            {"question": "q?", "one": "x", "two": "y", "three": "z", "answer": "b"},
+        ),
+    ],
+)
+def test_multiple_choice_in_its_many_forms(
+    tmp_path: Path, columns: dict[str, object], row: dict[str, object]
+) -> None:
+    path = _jsonl(tmp_path / "x.jsonl", row)
+    (example,) = _examples(kind="multiple_choice", source={"path": str(path)}, columns=columns)
+    assert (example.text, example.choices, example.label) == ("q?", ("x", "y", "z"), "B")
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "expected"),
+    [
+        ("C", "abc", "C"),
+        ("b", ["x", "y"], "B"),
+        (2, "abc", "C"),
+        ("2", "abc", "C"),
+        ("2", ["1", "2", "3"], "B"),  # an option's own text wins
+        ("b", ["c", "b", "a"], "B"),
+        ("same", ["same", "same"], None),  # two options have it, so it says nothing
+        (True, "abc", None),
+        ("D", "abc", None),
+        (3, "abc", None),
+        (-1, "abc", None),
+        (None, "abc", None),
+    ],
+)
+def test_the_right_option(answer: object, choices: list[str], expected: str | None) -> None:
+    assert option_letter(answer, list(choices)) == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "expected"),
+    [
+        (["prompt", "response"], ["say hi", "hi"], ("say hi", "", "hi")),
+        (["instruction", "input", "output"], ["add", "1 2", "3"], ("add", "1 2", "3")),
+        (["instruction", "output"], ["say hi", "hi"], ("say hi", "", "hi")),
+        (["id", "instruction", "input", "output"], [7, "add", "", "3"], ("add", "", "3")),
+    ],
+)
+def test_generation_forms_are_built_in(
+    tmp_path: Path, header: list[str], row: list[object], expected: tuple[str, str, str]
+) -> None:
+    path = _csv(tmp_path / "x.csv", list(header), row)
+    (example,) = _examples(kind="generation", source={"path": str(path)})
+    assert (example.text, example.context, example.label) == expected
+
+
+def test_an_input_stands_below_its_instruction(tmp_path: Path, write_spec: WriteSpec) -> None:
+    _csv(
+        tmp_path / "x.csv",
+        ["instruction", "input", "output"],
+        *[[f"translate number {i}", f"in {i}" if i % 2 else "", f"out {i}"] for i in range(20)],
+    )
+    task = {"name": "g", "kind": "generation", "source": {"path": "x.csv"}}
+    run = prepare(load_spec(write_spec(tasks=[task], sample=None)), tmp_path / "run")
+    rows = {row["text"]: row for s in ("train", "test") for row in read_rows(run.split(s))}
+    for text, row in rows.items():
+        number = text.rsplit(" ", 1)[1]
+        expected = f"{text}\n\nin {number}" if int(number) % 2 else text
+        assert [m["content"] for m in row["messages"]] == [expected, f"out {number}"]
+        assert row["answer"] == f"out {number}"
+
+
+def test_eight_lines_of_yaml_declare_a_task(tmp_path: Path) -> None:
+    _csv(tmp_path / "x.csv", ["text", "category"], *[[f"text {i}", "ab"[i % 2]] for i in range(30)])
+    text = """\
+model: owner/model
+tasks:
+  - name: b77
+    kind: classification
+    source: {path: x.csv}
+    columns: {text: text, label: category}
+    labels: [a, b]
+    template: {prompt: "Classify the query.\\n{{ text }}", response: "{{ label }}"}
+"""
+    (tmp_path / "spec.yaml").write_text(text)
+    spec = load_spec(tmp_path / "spec.yaml")
+    run = prepare(spec, tmp_path / "run")
+    row = read_rows(run.split("train"))[0]
+    assert row["messages"][0]["content"].startswith("Classify the query.\ntext ")
+    assert load_spec(run.spec) == spec
+
+
+def test_files_of_every_split_are_kept(tmp_path: Path, write_spec: WriteSpec) -> None:
+    for split, n in (("a", 20), ("v", 6), ("b", 4)):
+        rows = [[f"{split} text {i} of {i * 3}", "xy"[i % 2]] for i in range(n)]
+        _csv(tmp_path / f"{split}.csv", ["text", "label"], *rows)
+    source = {"train": "a.csv", "validation": "v.csv", "test": "b.csv"}
+    task = {"name": "t", "kind": "classification", "source": source}
+    spec = load_spec(write_spec(tasks=[task], sample=None, leakage={"near_duplicates": False}))
+    run = prepare(spec, tmp_path / "run")
+    assert [len(read_rows(run.split(s))) for s in ("train", "validation", "test")] == [20, 6, 4]
+
+
+_FAULTS = {
+    "null text": ([None, "a"], "no text"),
+    "blank text": (["  ", "a"], "no text"),
+    "empty label": (["x", ""], "no label"),
+    "null label": (["x", None], "no label"),
+    "label outside the set": (["x", "c"], "the label is none of the declared ones"),
+    "list as label": (["x", ["a"]], "no label"),
+}
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_a_bad_row_is_refused_by_name_and_counted_when_allowed(
+    tmp_path: Path, write_spec: WriteSpec, fault: str
+) -> None:
+    (text, label), reason = _FAULTS[fault]
+    good = [{"text": f"good text {i} x{i * 5}", "label": "ab"[i % 2]} for i in range(20)]
+    _jsonl(tmp_path / "x.jsonl", *good[:3], {"text": text, "label": label}, *good[3:])
+    task = {
+        "name": "t",
+        "kind": "classification",
+        "source": {"path": "x.jsonl"},
+        "labels": ["a", "b"],
+    }
+    with pytest.raises(InputError, match=r"x\.jsonl: row 4: ") as error:
+        prepare(load_spec(write_spec(tasks=[task], sample=None)), tmp_path / "run")
+    assert reason in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+    allowed = write_spec(tasks=[task | {"max_bad_rows": 1}], sample=None)
+    run = prepare(load_spec(allowed), tmp_path / "run")
+    dropped = json.loads(run.manifest.read_text())["tasks"]["t"]["dropped"]
+    assert dropped["count"] == 1
+    assert dropped["reasons"] == {reason: 1}
+    assert dropped["rows"][0]["row"] == 4
+    assert "1 rows could not be used" in run.plan.read_text()
+
+
+def test_duplicate_ids_are_bad_rows(tmp_path: Path) -> None:
+    path = _csv(
+        tmp_path / "x.csv", ["key", "text", "label"], [1, "x", "a"], [1, "y", "b"], [2, "z", "b"]
+    )
+    with pytest.raises(InputError, match="row 2: duplicate id '1'"):
+        _examples(kind="classification", source={"path": str(path)}, columns={"id": "key"})
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ({"columns": {"txt": "a"}}, ["has no part 'txt'", "did you mean 'text'"]),
+        ({"columns": {"text": "boddy"}}, ["no column 'boddy' for the text", "'body'"]),
+        ({"columns": {"text": ["body", "queue"]}}, ["only `choices`"]),
+        ({"template": "banking"}, ["unknown template 'banking'", "did you mean 'banking77'"]),
+        ({"template": "commonsense_qa"}, ["is for multiple_choice, not classification"]),
+        (
+            {"template": {"prompt": "{{ txet }}", "response": "{{ label }}"}},
+            ["'txet' is undefined", "template 'own'", "row 'train-"],
+        ),
+        ({"template": {"prompt": "{{ text }}", "response": "yes"}}, ["give the same response"]),
+        ({"source": {"path": "nowhere.csv"}}, ["needs", "nowhere.csv"]),
+        ({"source": {}}, ["give one of `path`"]),
+        ({"source": {"path": "x.csv", "revision": "y"}}, ["belong to `hub`"]),
+        ({"kind": "classify"}, ["tasks.0.kind", "'classify'"]),
+        ({"nmae": "x"}, ["unknown key 'nmae'", "did you mean 'name'"]),
+        ({"name": "banking77"}, ["is the name of a shipped task"]),
+        ({"name": "a b"}, ["tasks.0.name"]),
+    ],
+)
+def test_a_mistake_in_a_task_is_one_clear_message(
+    tmp_path: Path, write_spec: WriteSpec, task: dict[str, object], expected: list[str]
+) -> None:
+    rows = [[f"text {i}", "ab"[i % 2]] for i in range(10)]
+    _csv(tmp_path / "x.csv", ["body", "queue"], *rows)
+    whole: dict[str, object] = {
+        "name": "t",
+        "kind": "classification",
+        "source": {"path": "x.csv"},
+        "columns": {"text": "body", "label": "queue"},
+    }
+    with pytest.raises(InputError) as error:
+        prepare(load_spec(write_spec(tasks=[whole | task], sample=None)), tmp_path / "run")
+    assert all(part in str(error.value) for part in expected), str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "x.csv", ["text", "label"], ["x", "a"], ["y", "a"])
+    with pytest.raises(InputError, match="every row of task 't' has the label 'a'"):
+        _examples(kind="classification", source={"path": str(path)})
+
+
+def test_the_resolved_spec_keeps_own_tasks(tmp_path: Path, write_spec: WriteSpec) -> None:
+    _csv(tmp_path / "x.csv", ["text", "label"], ["x", "a"])
+    task = {"name": "t", "kind": "classification", "source": {"path": "x.csv"}}
+    spec = load_spec(write_spec(tasks=["banking77", task], sample=None))
+    source = yaml.safe_load(spec.to_yaml())["tasks"][1]["source"]
+    assert source["path"] == str(tmp_path / "x.csv")
