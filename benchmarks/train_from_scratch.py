@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=float, default=14)
+    parser.add_argument("--epochs", type=float, default=12)
     arguments = parser.parse_args()
 
     work = arguments.out.parent / f"{arguments.out.name}-input"
@@ -43,12 +43,15 @@ def main() -> None:
         # One phrasing keeps the sequences short. CommonsenseQA is there to be mixed in: two
         # million random parameters hold no common sense.
         "templates": {"phrasings": 1},
-        "mixture": {"caps": {"commonsense_qa": 1000}},
+        "mixture": {"caps": {"commonsense_qa": 500}},
         "sequence_len": 256,
         "learning_rate": 2.0e-3,
         "global_batch_size": 64,
         "data_dir": str(arguments.data_dir.resolve()),
         "checkpoint": {"save_steps": 0.2, "keep": 2},
+        # Random weights know no language: learning the queries too, not the answers alone, teaches
+        # them some. A pretrained model does not need that.
+        "axolotl": {"train_on_inputs": True, "weight_decay": 0.05},
     }
     if not model.exists():
         # The model is made from the data's own words, so the spec is read once without it.

@@ -111,11 +111,15 @@ def _local_source(adapter: Adapter, *, data_dir: Path | None, sample: bool) -> S
 
 def _from_folder(adapter: Adapter, folder: Path, kind: str) -> Source:
     missing = [name for name in adapter.files.values() if not (folder / name).is_file()]
+    if missing and not adapter.hub:
+        raise InputError(
+            f"task {adapter.name!r}: no such file", where=missing[0], fix="correct its `source`"
+        )
     if missing:
         raise InputError(
             f"task {adapter.name!r} needs {', '.join(missing)} here",
-            where=folder.resolve(),
-            fix="put the file there, or correct the source",
+            where=folder,
+            fix="put the file there, or remove the folder to use the Hub",
         )
     files = {key: (folder / name,) for key, name in adapter.files.items()}
     for key, name in adapter.optional_files.items():

@@ -227,7 +227,7 @@ def test_duplicate_ids_are_bad_rows(tmp_path: Path) -> None:
             ["'txet' is undefined", "template 'own'", "row 'train-"],
         ),
         ({"template": {"prompt": "{{ text }}", "response": "yes"}}, ["give the same response"]),
-        ({"source": {"path": "nowhere.csv"}}, ["needs", "nowhere.csv"]),
+        ({"source": {"path": "nowhere.csv"}}, ["no such file", "nowhere.csv"]),
         ({"source": {}}, ["give one of `path`"]),
         ({"source": {"path": "x.csv", "revision": "y"}}, ["belong to `hub`"]),
         ({"kind": "classify"}, ["tasks.0.kind", "'classify'"]),
