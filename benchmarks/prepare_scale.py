@@ -26,8 +26,19 @@ import tempfile
 import time
 from pathlib import Path
 
-_VERBS = "lost found sent paid moved asked waited closed opened booked".split()
-_THINGS = "card account transfer refund order parcel invoice ticket letter contract".split()
+_VERBS = ["lost", "found", "sent", "paid", "moved", "asked", "waited", "closed", "opened", "booked"]
+_THINGS = [
+    "card",
+    "account",
+    "transfer",
+    "refund",
+    "order",
+    "parcel",
+    "invoice",
+    "ticket",
+    "letter",
+    "contract",
+]
 
 _DATASETS = """
 import sys
@@ -83,7 +94,9 @@ def main() -> None:
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    print("| rows | what | seconds (median) | rows/s | peak GiB |\n| ---: | --- | ---: | ---: | ---: |")
+    print(
+        "| rows | what | seconds (median) | rows/s | peak GiB |\n| ---: | --- | ---: | ---: | ---: |"
+    )
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory() as folder:
             _compare(Path(folder), rows, arguments.repeat, arguments.peers)
@@ -113,7 +126,10 @@ def _compare(folder: Path, rows: int, repeat: int, peers: bool) -> None:
     for name, found in results.items():
         seconds = sorted(s for s, _ in found)[len(found) // 2]
         memory = max(m for _, m in found)
-        print(f"| {rows:,} | {name} | {seconds:.1f} | {rows / seconds:,.0f} | {memory:.2f} |", flush=True)
+        print(
+            f"| {rows:,} | {name} | {seconds:.1f} | {rows / seconds:,.0f} | {memory:.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

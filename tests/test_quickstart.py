@@ -77,7 +77,7 @@ def test_the_plugin_was_inside_the_training(run: Run) -> None:
     assert float(losses[-1]) < 0.5 * float(losses[0])
 
 
-def test_what_is_scored_is_what_was_trained(run: Run) -> None:
+def _require_scored_as_trained(run: Run) -> None:
     """Axolotl's own tokens and supervision of each training row equal the scorer's."""
     from datasets import load_from_disk
     from transformers import AutoTokenizer
@@ -96,6 +96,10 @@ def test_what_is_scored_is_what_was_trained(run: Run) -> None:
         prompt, answer = (message["content"] for message in row["messages"])
         encoded = encoder.encode(prompt, [answer])
         assert supervised[encoded.prompt + encoded.answers[0]] == encoded.answers[0]
+
+
+def test_what_is_scored_is_what_was_trained(run: Run) -> None:
+    _require_scored_as_trained(run)
 
 
 def test_training_twice_is_refused_and_nothing_is_lost(run: Run) -> None:
@@ -158,8 +162,12 @@ def test_a_training_without_the_plugin_is_a_failure(run: Run, tmp_path: Path) ->
     assert "without multitask's plugin" in bare.stderr
 
 
-def test_lora_trains_and_its_adapter_is_scored(run: Run, tmp_path: Path) -> None:
-    """The default method, on the toy: the adapter is loaded on its base and scored."""
+def test_lora_in_the_alpaca_form_trains_and_its_adapter_is_scored(run: Run, tmp_path: Path) -> None:
+    """The default method, on the toy: the adapter is loaded on its base and scored.
+
+    Alpaca's template ends its prompt with a line break instead of a special token, so this is
+    also where tokens could merge over the border between prompt and answer.
+    """
     spec = tmp_path / "spec.yaml"
     content = {
         "model": str(run.root / "base_model"),
@@ -169,6 +177,7 @@ def test_lora_trains_and_its_adapter_is_scored(run: Run, tmp_path: Path) -> None
         "epochs": 1,
         "sequence_len": 256,
         "sample": True,
+        "templates": {"format": "alpaca"},
     }
     spec.write_text(yaml.safe_dump(content))
     for arguments in (
@@ -180,5 +189,6 @@ def test_lora_trains_and_its_adapter_is_scored(run: Run, tmp_path: Path) -> None
         step = _multitask(*arguments, cwd=tmp_path)
         assert step.returncode == 0, step.stderr
     assert (tmp_path / "lora" / "model" / "adapter_config.json").is_file()
+    _require_scored_as_trained(Run(tmp_path / "lora"))
     results = json.loads((tmp_path / "lora/evaluation/trained/results.json").read_text())
     assert [task["n"] for task in results["tasks"].values()] == [5, 5]

@@ -15,7 +15,7 @@ from multitask.tasks import Example
 Fingerprints = npt.NDArray[np.uint64]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_LETTERS_ONLY = str.maketrans("", "", string.punctuation + string.whitespace)
+_NO_LETTERS = (string.punctuation + string.whitespace).encode()
 
 
 def normalised(text: str) -> str:
@@ -40,7 +40,7 @@ def letters_only(text: str) -> str:
     A text that has no letters or digits stays as it is.
     """
     if text.isascii():
-        return text.lower().translate(_LETTERS_ONLY) or text
+        return text.lower().encode().translate(None, _NO_LETTERS).decode() or text
     # Letters that were apart may combine once they stand together.
     return unicodedata.normalize("NFKC", without_punctuation(text).replace(" ", "")) or text
 
@@ -64,15 +64,14 @@ def fingerprints(examples: Sequence[Example]) -> Fingerprints:
     Among a million different texts, the chance that any two share one is about 3 in 10^8.
     """
     # The common case (plain ASCII text, no options) is inlined: this runs once a row.
-    table = _LETTERS_ONLY
     digests = bytearray()
     for example in examples:
         text = example.text
         if example.choices or example.context or not text.isascii():
-            key = content_key(example)
+            key = content_key(example).encode()
         else:
-            key = text.lower().translate(table) or text
-        digests += blake2b(key.encode(), digest_size=8).digest()
+            key = text.lower().encode().translate(None, _NO_LETTERS) or text.encode()
+        digests += blake2b(key, digest_size=8).digest()
     return np.frombuffer(bytes(digests), dtype="<u8").astype(np.uint64)
 
 

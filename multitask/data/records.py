@@ -65,9 +65,12 @@ def select(
     empty = True
     for row, values in readers[_kind(path)](path, columns, rejects):
         empty = False
-        fault = _fault(values)
-        if fault:
-            rejects.add(path, row, fault)
+        for value in values:  # the common case is plain ASCII text of ordinary length
+            if type(value) is str and (len(value) > MAX_CELL or not value.isascii()):
+                fault = _fault(values)
+                if fault:
+                    rejects.add(path, row, fault)
+                    break
         else:
             yield row, values
     if empty and not rejects.count:
