@@ -94,9 +94,8 @@ def main() -> None:
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    print(
-        "| rows | what | seconds (median) | rows/s | peak GiB |\n| ---: | --- | ---: | ---: | ---: |"
-    )
+    print("| rows | what | seconds (median) | rows/s | peak GiB |")
+    print("| ---: | --- | ---: | ---: | ---: |")
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory() as folder:
             _compare(Path(folder), rows, arguments.repeat, arguments.peers)
@@ -112,7 +111,9 @@ def _compare(folder: Path, rows: int, repeat: int, peers: bool) -> None:
         "leakage: {near_duplicates: false}\n"
     )
     environment = dict(os.environ) | {"HF_HUB_OFFLINE": "1"}
-    commands = {"multitask prepare": [sys.executable, "-m", "multitask", "prepare", str(spec)]}
+    commands = {
+        "multitask prepare": [sys.executable, "-m", "multitask", "prepare", str(spec)],
+    }
     if peers:
         commands["datasets map + to_json"] = [sys.executable, "-c", _DATASETS, str(path)]
         commands["csv.reader to orjson"] = [sys.executable, "-c", _LOOP, str(path)]

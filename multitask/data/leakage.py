@@ -119,19 +119,20 @@ def remove_leaks(
     Returns:
         The rows taken out, in order.
     """
+    known = np.concatenate([part.keys for part in protected] or [np.zeros(0, dtype=np.uint64)])
+    near: dict[int, int] = {}
+    if neighbours:
+        near = {other: key for key in known.tolist() for other in neighbours.get(key, ())}
+    known = np.concatenate([known, np.fromiter(near, dtype=np.uint64, count=len(near))])
+    hits = [np.isin(part.keys, known) for part in candidates]
+    if not any(hit.any() for hit in hits):
+        return []
     where: dict[int, tuple[Part, int]] = {}
     for part in protected:
         for i, key in enumerate(part.keys.tolist()):
             where.setdefault(key, (part, i))
-    if not where:
-        return []
-    near = {other: key for key in where for other in neighbours.get(key, ())}
-    known = np.fromiter(where.keys() | near.keys(), dtype=np.uint64)
     leaks = []
-    for part in candidates:
-        hit = np.isin(part.keys, known)
-        if not hit.any():
-            continue
+    for part, hit in zip(candidates, hits, strict=True):
         for i in np.flatnonzero(hit).tolist():
             key = int(part.keys[i])
             other, j = where[key] if key in where else where[near[key]]

@@ -125,11 +125,11 @@ def _examples(
             else:
                 row_id = f"{prefix}{row}"
             example = make(row_id, values)
-            if isinstance(example, str):
-                reason, _, detail = example.partition(": ")
-                rejects.add(path, row, reason, detail=detail)
-            else:
+            if type(example) is Example:
                 yield example
+            else:
+                reason, _, detail = str(example).partition(": ")
+                rejects.add(path, row, reason, detail=detail)
 
 
 def _columns(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:
@@ -169,9 +169,9 @@ def _classification(labels: Sequence[str] | None) -> Make:
 
     def make(row_id: str, values: tuple[Any, ...]) -> Example | str:
         text, label = values
-        if not isinstance(text, str) or not text or text.isspace():
+        if type(text) is not str or not text or text.isspace():
             return "no text"
-        if not isinstance(label, str):
+        if type(label) is not str:
             if label is None or isinstance(label, (list, dict, float)):
                 return "no label"
             label = str(label)

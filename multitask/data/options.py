@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,7 @@ def shuffle_options(examples: Sequence[Example], keys: Fingerprints, *, seed: in
         gold = ord(example.label) - ord("A")
         others = rng.permutation([i for i in range(count) if i != gold]).tolist()
         arrangement = [*others[:target], gold, *others[target:]]
-        moved[place] = replace(
-            example,
+        moved[place] = example._replace(
             choices=tuple(example.choices[i] for i in arrangement),
             label=letter(target),
         )

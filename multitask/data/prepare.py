@@ -73,18 +73,29 @@ class Prepared:
     seed: int
     alpaca: bool
 
-    def split(self, name: str) -> Iterator[Row]:
-        """The rows of a split in words; train is the shuffled mixture, others follow the tasks."""
-        streams = [self._rows(prepared, name) for prepared in self.tasks]
-        if name != "train":
-            for stream in streams:
-                yield from stream
-            return
-        sizes = [len(prepared.places) for prepared in self.tasks]
-        order = shuffled(sizes, seed=self.seed)
+    def size(self, split: str) -> int:
+        """How many rows a split has; of train, in one pass over the mixture."""
+        return sum(self._sizes(split))
+
+    def _sizes(self, split: str) -> list[int]:
+        if split == "train":
+            return [len(prepared.places) for prepared in self.tasks]
+        return [len(prepared.parts[split].examples) for prepared in self.tasks]
+
+    def split(self, name: str, *, piece: int = 0, pieces: int = 1) -> Iterator[Row]:
+        """The rows of a split in words; train is the shuffled mixture, others follow the tasks.
+
+        Args:
+            name: The split.
+            piece: Which of ``pieces`` consecutive parts of it.
+            pieces: Into how many parts it is cut.
+        """
+        sizes = self._sizes(name)
+        whole = shuffled(sizes, seed=self.seed) if name == "train" else np.arange(sum(sizes))
+        order: Indices = np.array_split(whole, pieces)[piece]
         starts = np.cumsum([0, *sizes[:-1]])
         task_of = np.searchsorted(starts, order, side="right") - 1
-        # Each task's rows in the order in which the mixture asks for them.
+        # A task without rows here has the next one's start: it is never meant.
         streams = [
             self._rows(prepared, name, order[task_of == i] - starts[i])
             for i, prepared in enumerate(self.tasks)
@@ -92,12 +103,10 @@ class Prepared:
         for i in task_of.tolist():
             yield next(streams[i])
 
-    def _rows(
-        self, prepared: PreparedTask, split: str, order: Indices | None = None
-    ) -> Iterator[Row]:
+    def _rows(self, prepared: PreparedTask, split: str, order: Indices) -> Iterator[Row]:
         part = prepared.parts[split]
-        places, uses = np.arange(len(part.examples)), None
-        if split == "train" and order is not None:
+        places, uses = order, None
+        if split == "train":
             places, uses = prepared.places[order], prepared.uses[order]
         count = len(prepared.task.templates)
         templates = pick_templates(part.keys[places], uses, count, seed=self.seed)

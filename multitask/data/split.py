@@ -31,7 +31,9 @@ def stratified_split(
     Returns:
         True for the rows of the first part.
     """
-    names, codes = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
+    names = sorted(set(labels))
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = np.fromiter(map(code_of.__getitem__, labels), dtype=np.int64, count=len(labels))
     keys, group_of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     label_of_group = np.full(len(keys), len(names))
     np.minimum.at(label_of_group, group_of_row, codes)

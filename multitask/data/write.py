@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,10 @@ from multitask.tasks import Kind, task_record
 Progress = Callable[[str, int, int | None], None]
 
 _BLOCK = 1000
+
+# From this many rows, starting a second process is worth its while.
+_PARALLEL = 200_000
+_SHARED: Prepared | None = None
 
 
 def no_progress(_what: str, _done: int, _total: int | None) -> None:
@@ -77,27 +85,63 @@ def write_data(
     """Write ``data/*.jsonl``, ``data/manifest.json`` and ``plan.md`` below a directory."""
     run = Run(root)
     run.data.mkdir(parents=True, exist_ok=True)
-    total = sum(
-        len(task.places) if split == "train" else len(task.parts[split].examples)
-        for split in SPLITS
-        for task in prepared.tasks
-    )
+    total = sum(prepared.size(split) for split in SPLITS)
     done = 0
 
     def advance(rows: int) -> None:
         nonlocal done
         done += rows
-        progress("writing rows", done, total)
+        progress("writing rows", min(done, total), total)
 
     for split in SPLITS:
-        with run.split(split).open("wb") as file:
-            lines = encode_lines(prepared.split(split), every=_BLOCK, done=advance)
-            file.writelines(lines)
+        _write_split(prepared, split, run.split(split), advance)
     tokens = count_tokens(spec, root, prepared)
     manifest = _manifest(prepared, spec, run, tokens)
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     run.manifest.write_text(text, encoding="utf-8")
     run.plan.write_text(plan_markdown(manifest), encoding="utf-8")
+
+
+def _write_split(
+    prepared: Prepared, split: str, path: Path, advance: Callable[[int], None]
+) -> None:
+    """Write the rows of a split; of a large one, a second process writes the second half."""
+    if prepared.size(split) < _PARALLEL or (os.cpu_count() or 1) < 2:
+        _write_piece(prepared, split, path, 0, 1, advance)
+        return
+    rest = path.with_suffix(".rest")
+    # Forked, so that the rows need not be sent to it.
+    context = multiprocessing.get_context("fork")
+    global _SHARED  # noqa: PLW0603
+    _SHARED = prepared
+    try:
+        with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+            second = pool.submit(_write_second_half, split, rest)
+            _write_piece(prepared, split, path, 0, 2, lambda rows: advance(2 * rows))
+            second.result()
+    finally:
+        _SHARED = None
+    with path.open("ab") as target, rest.open("rb") as source:
+        shutil.copyfileobj(source, target, 2**22)
+    rest.unlink()
+
+
+def _write_second_half(split: str, path: Path) -> None:
+    assert _SHARED is not None
+    _write_piece(_SHARED, split, path, 1, 2, lambda _rows: None)
+
+
+def _write_piece(
+    prepared: Prepared,
+    split: str,
+    path: Path,
+    piece: int,
+    pieces: int,
+    advance: Callable[[int], None],
+) -> None:
+    rows = prepared.split(split, piece=piece, pieces=pieces)
+    with path.open("wb") as file:
+        file.writelines(encode_lines(rows, every=_BLOCK, done=advance))
 
 
 def _manifest(
@@ -117,17 +161,11 @@ def _manifest(
             "rows": [leak.record() for leak in prepared.leaks],
         },
         "files": {
-            path.name: {"rows": _rows_of(prepared, split), "sha256": sha256(path)}
+            path.name: {"rows": prepared.size(split), "sha256": sha256(path)}
             for split in SPLITS
             for path in [run.split(split)]
         },
     }
-
-
-def _rows_of(prepared: Prepared, split: str) -> int:
-    if split == "train":
-        return sum(len(p.places) for p in prepared.tasks)
-    return sum(len(p.parts[split].examples) for p in prepared.tasks)
 
 
 def _task_record(
@@ -165,7 +203,7 @@ def _task_record(
 def _label_counts(p: PreparedTask, split: str) -> dict[str, dict[str, int]]:
     if p.task.kind is Kind.GENERATION:
         return {}
-    found = Counter(example.label for example in p.parts[split].examples)
+    found = Counter([example.label for example in p.parts[split].examples])
     return {"labels": dict(sorted(found.items()))}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A row as read from its source.
+class Example(NamedTuple):
+    """A row as read from its source; a tuple, since there can be millions.
 
     Attributes:
         id: Unique within its task.
