@@ -77,7 +77,7 @@ def test_the_plugin_was_inside_the_training(run: Run) -> None:
     assert float(losses[-1]) < 0.5 * float(losses[0])
 
 
-def _require_scored_as_trained(run: Run) -> None:
+def _assert_scored_as_trained(run: Run) -> None:
     """Axolotl's own tokens and supervision of each training row equal the scorer's."""
     from datasets import load_from_disk
     from transformers import AutoTokenizer
@@ -99,7 +99,7 @@ def _require_scored_as_trained(run: Run) -> None:
 
 
 def test_what_is_scored_is_what_was_trained(run: Run) -> None:
-    _require_scored_as_trained(run)
+    _assert_scored_as_trained(run)
 
 
 def test_training_twice_is_refused_and_nothing_is_lost(run: Run) -> None:
@@ -189,6 +189,6 @@ def test_lora_in_the_alpaca_form_trains_and_its_adapter_is_scored(run: Run, tmp_
         step = _multitask(*arguments, cwd=tmp_path)
         assert step.returncode == 0, step.stderr
     assert (tmp_path / "lora" / "model" / "adapter_config.json").is_file()
-    _require_scored_as_trained(Run(tmp_path / "lora"))
+    _assert_scored_as_trained(Run(tmp_path / "lora"))
     results = json.loads((tmp_path / "lora/evaluation/trained/results.json").read_text())
     assert [task["n"] for task in results["tasks"].values()] == [5, 5]

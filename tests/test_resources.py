@@ -49,7 +49,7 @@ def test_models_name_a_layer_class_that_transformers_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", config_names("examples"))
 def test_examples_are_valid_specs(name: str) -> None:
-    load_spec(resource_dir("configs/examples") / f"{name}.yaml")
+    assert load_spec(resource_dir("configs/examples") / f"{name}.yaml").task_names
 
 
 _TEMPLATES = sorted(

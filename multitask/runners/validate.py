@@ -56,12 +56,11 @@ def validate_axolotl(path: Path, cluster: Cluster) -> None:
         )
     answer = json.loads(answers[-1].removeprefix(_RESULT))
     for key in answer["unknown"]:
+        hint = did_you_mean(key, answer["known"])
         raise InputError(
             f"Axolotl does not know the key '{key}'",
             where="key 'axolotl'",
-            fix=did_you_mean(key, answer["known"]).split(" known:")[0]
-            if len(did_you_mean(key, answer["known"])) < 80
-            else "remove it",
+            fix=hint if hint.startswith("did you mean") else "remove it",
         )
     if answer["error"]:
         raise InputError(f"Axolotl refuses the configuration: {answer['error']}", where=path.name)

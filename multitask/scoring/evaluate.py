@@ -39,7 +39,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run,
+    run: Run | str | Path,
     *,
     model: str | None = None,
     split: str = "test",
@@ -50,7 +50,7 @@ def evaluate(
     """Score a model on every task of a run and write the result.
 
     Args:
-        run: A run with data.
+        run: A run with data, or the path of one.
         model: Path or Hub id; default: the run's trained model.
         split: ``train``, ``validation`` or ``test``.
         name: The evaluation's name; default: ``trained``, or the model's name.
@@ -60,6 +60,7 @@ def evaluate(
     Raises:
         InputError: The run has no such split or no trained model, or the model does not load.
     """
+    run = run if isinstance(run, Run) else Run.open(run)
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}", fix=did_you_mean(split, SPLITS))
     run.require(run.split(split), f"multitask build-config {run.spec} --out {run.root}")

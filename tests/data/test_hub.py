@@ -49,7 +49,7 @@ def _manifest(tmp_path: Path) -> dict[str, object]:
     return content
 
 
-def _refused(done: subprocess.CompletedProcess[str], tmp_path: Path, *parts: str) -> None:
+def _assert_refused(done: subprocess.CompletedProcess[str], tmp_path: Path, *parts: str) -> None:
     assert done.returncode == 2, done.stderr
     assert all(part in done.stderr for part in parts), done.stderr
     assert "Traceback" not in done.stderr
@@ -84,7 +84,7 @@ def test_a_gated_dataset_says_where_to_consent(
 ) -> None:
     hub.status["me/mine"] = (status, code)
     done = _prepare(write_spec(tasks=[TASK], sample=None), hub, tmp_path)
-    _refused(
+    _assert_refused(
         done,
         tmp_path,
         "refuses access to me/mine",
@@ -96,13 +96,13 @@ def test_a_gated_dataset_says_where_to_consent(
 def test_a_missing_dataset(hub: HubServer, tmp_path: Path, write_spec: WriteSpec) -> None:
     task = TASK | {"source": {"hub": "me/other"}}
     done = _prepare(write_spec(tasks=[task], sample=None), hub, tmp_path)
-    _refused(done, tmp_path, "me/other")
+    _assert_refused(done, tmp_path, "me/other")
 
 
 def test_a_missing_revision(hub: HubServer, tmp_path: Path, write_spec: WriteSpec) -> None:
     task = TASK | {"source": {"hub": "me/mine", "revision": "missing"}}
     done = _prepare(write_spec(tasks=[task], sample=None), hub, tmp_path)
-    _refused(done, tmp_path, "no revision 'missing'")
+    _assert_refused(done, tmp_path, "no revision 'missing'")
 
 
 def test_a_repository_without_data_files_lists_what_it_has(
@@ -110,7 +110,7 @@ def test_a_repository_without_data_files_lists_what_it_has(
 ) -> None:
     hub.datasets["me/mine"] = {"loader.py": b"import os", "README.md": b"#"}
     done = _prepare(write_spec(tasks=[TASK], sample=None), hub, tmp_path)
-    _refused(done, tmp_path, "no file for the split 'train' among README.md, loader.py")
+    _assert_refused(done, tmp_path, "no file for the split 'train' among README.md, loader.py")
 
 
 def test_a_passing_fault_is_tried_again(
@@ -124,7 +124,7 @@ def test_a_passing_fault_is_tried_again(
 def test_a_lasting_fault_is_told(hub: HubServer, tmp_path: Path, write_spec: WriteSpec) -> None:
     hub.status["me/mine"] = (500, "")
     done = _prepare(write_spec(tasks=[TASK], sample=None), hub, tmp_path)
-    _refused(done, tmp_path, "the Hub answers 500 again and again", "try again later")
+    _assert_refused(done, tmp_path, "the Hub answers 500 again and again", "try again later")
 
 
 def test_a_cut_download_is_tried_again(
@@ -141,13 +141,13 @@ def test_downloads_that_are_always_cut_leave_nothing(
 ) -> None:
     hub.truncate = 10_000
     done = _prepare(write_spec(tasks=[TASK], sample=None), hub, tmp_path)
-    _refused(done, tmp_path, "me/mine", "try again")
+    _assert_refused(done, tmp_path, "me/mine", "try again")
 
 
 def test_no_connection_says_what_to_do(tmp_path: Path, write_spec: WriteSpec) -> None:
     spec = write_spec(tasks=["banking77"], sample=None)
     done = _prepare(spec, "http://127.0.0.1:9", tmp_path)
-    _refused(done, tmp_path, "the Hub cannot be reached", "--data-dir DIR", "--sample")
+    _assert_refused(done, tmp_path, "the Hub cannot be reached", "--data-dir DIR", "--sample")
 
 
 def _banking_parquet(rows: dict[str, int]) -> dict[str, bytes]:
@@ -213,7 +213,7 @@ def test_commonsense_qa_comes_from_the_hub_as_well(
         for split in ("train", "validation")
     }
     done = _prepare(write_spec(tasks=["commonsense_qa"], sample=None), hub, tmp_path)
-    _refused(done, tmp_path, "70 train rows where the dataset has 9,741")
+    _assert_refused(done, tmp_path, "70 train rows where the dataset has 9,741")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def run(sample_spec: Spec, tmp_path: Path) -> Run:
 def test_results_and_predictions_of_the_contract(run: Run, toy: Path) -> None:
     import pyarrow.parquet as pq
 
-    outcome = evaluate(run, model=str(toy), name="base")
+    outcome = evaluate(run.root, model=str(toy), name="base")
     assert outcome.directory == run.root / "evaluation" / "base"
     results = json.loads((outcome.directory / "results.json").read_text())
     assert results["split"] == "test"
