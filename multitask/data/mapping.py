@@ -166,6 +166,8 @@ def _maker(spec: TaskSpec, labels: Sequence[str] | None) -> Make:
 
 def _classification(labels: Sequence[str] | None) -> Make:
     known = None if labels is None else set(labels)
+    # Labels are few and rows many: each spelling is looked at once, and rows share its text.
+    spellings: dict[str, str] = {}
 
     def make(row_id: str, values: tuple[Any, ...]) -> Example | str:
         text, label = values
@@ -175,12 +177,15 @@ def _classification(labels: Sequence[str] | None) -> Make:
             if label is None or isinstance(label, (list, dict, float)):
                 return "no label"
             label = str(label)
-        label = label.strip()
-        if not label:
-            return "no label"
-        if known is not None and label not in known:
-            return f"the label is none of the declared ones: {label[:80]!r}"
-        return Example(row_id, text, label)
+        clean = spellings.get(label)
+        if clean is None:
+            clean = label.strip()
+            if not clean:
+                return "no label"
+            if known is not None and clean not in known:
+                return f"the label is none of the declared ones: {clean[:80]!r}"
+            spellings[label] = clean
+        return Example(row_id, text, clean)
 
     return make
 

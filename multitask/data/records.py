@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,9 @@ def _select_csv(
     if delimiter != ",":
         rejects.notes.append(f"{path.name}: read with the delimiter {delimiter!r}")
     places = [header.index(column) for column in columns]
+    pick: Callable[[list[str]], tuple[str, ...]] = (
+        itemgetter(*places) if len(places) > 1 else lambda cells: (cells[places[0]],)
+    )
     width = len(header)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True, delimiter=delimiter)
@@ -143,7 +147,7 @@ def _select_csv(
             next(reader)
             for row, cells in enumerate(reader, start=1):
                 if len(cells) == width:
-                    yield row, tuple([cells[place] for place in places])
+                    yield row, pick(cells)
                 elif cells:
                     rejects.add(path, row, "wrong number of columns", detail=f"({len(cells)})")
         except csv.Error as error:

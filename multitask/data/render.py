@@ -34,7 +34,7 @@ class Renderer:
             template.prompt_with_text(task.constants(), _TEXT_FIELDS, ROW_FIELDS)
             for template in task.templates
         ]
-        self._responses: dict[tuple[int, str], str] = {}
+        self._responses: list[dict[str, str]] = [{} for _ in task.templates]
 
     def rows(
         self, examples: Sequence[Example], templates: Sequence[int], places: Sequence[int]
@@ -60,7 +60,7 @@ class Renderer:
                 if fast is not None and not example.context
                 else self.task.prompt(example, self.task.templates[number])
             )
-            response = self._response(example, number)
+            response = self._responses[number].get(example.label) or self._response(example, number)
             row: Row = {
                 "messages": [
                     {"role": "user", "content": prompt},
@@ -79,13 +79,11 @@ class Renderer:
             yield row
 
     def _response(self, example: Example, number: int) -> str:
-        """The response, remembered for classes, which are few."""
-        if self.task.kind is not Kind.CLASSIFICATION:
-            return self.task.response(example, self.task.templates[number])
-        key = (number, example.label)
-        if key not in self._responses:
-            self._responses[key] = self.task.response(example, self.task.templates[number])
-        return self._responses[key]
+        """The response; of classes, which are few, it is remembered."""
+        response = self.task.response(example, self.task.templates[number])
+        if self.task.kind is Kind.CLASSIFICATION:
+            self._responses[number][example.label] = response
+        return response
 
 
 def pick_templates(keys: Fingerprints, uses: Indices | None, count: int, *, seed: int) -> Indices:
