@@ -38,7 +38,10 @@ def axolotl_config(spec: Spec, cluster: Cluster, model: ModelInfo) -> dict[str, 
     method = load_config("methods", spec.method, key="method")
     batch = derive_batch(spec.global_batch_size, cluster)
     quantised = bool(method["axolotl"].get("load_in_4bit"))
-    gpu_or_cpu = _cpu_keys() if cluster.on_cpu else _gpu_keys(cluster, model, quantised=quantised)
+    lora = "adapter" in method["axolotl"]
+    gpu_or_cpu = (
+        _cpu_keys(lora=lora) if cluster.on_cpu else _gpu_keys(cluster, model, quantised=quantised)
+    )
     config: dict[str, Any] = {
         "base_model": spec.model,
         "plugins": [PLUGIN],
@@ -93,8 +96,8 @@ def _dataset(path: str) -> dict[str, Any]:
     }
 
 
-def _cpu_keys() -> dict[str, Any]:
-    return {
+def _cpu_keys(*, lora: bool) -> dict[str, Any]:
+    keys: dict[str, Any] = {
         "bf16": False,
         "fp16": False,
         "tf32": False,
@@ -104,6 +107,11 @@ def _cpu_keys() -> dict[str, Any]:
         "group_by_length": True,
         "dataloader_pin_memory": False,
     }
+    if lora:
+        # Axolotl turns its fused LoRA kernels on by itself, and they run on CUDA alone.
+        kernels = ("mlp", "qkv", "o", "embedding")
+        keys |= {f"lora_{kernel}_kernel": False for kernel in kernels}
+    return keys
 
 
 def _gpu_keys(cluster: Cluster, model: ModelInfo, *, quantised: bool) -> dict[str, Any]:

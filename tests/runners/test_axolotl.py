@@ -41,6 +41,13 @@ def test_one_gpu_and_cpu_get_no_fsdp() -> None:
     assert "fsdp_config" not in _config(cluster="cpu")
 
 
+def test_lora_on_a_cpu_does_without_the_fused_kernels() -> None:
+    """Axolotl turns them on by itself, and they run on CUDA alone."""
+    config = _config(cluster="cpu", method="lora")
+    assert [config[f"lora_{k}_kernel"] for k in ("mlp", "qkv", "o", "embedding")] == [False] * 4
+    assert "lora_mlp_kernel" not in _config(method="lora")
+
+
 def test_passed_through_keys_win() -> None:
     assert _config(axolotl={"warmup_ratio": 0.2})["warmup_ratio"] == 0.2
 
