@@ -143,7 +143,7 @@ class LeakageSpec(StrictModel):
 
     Attributes:
         near_duplicates: Also search texts that are nearly the same (slow on millions of rows).
-        threshold: From which Jaccard similarity of word 3-grams texts count as nearly the same.
+        threshold: Jaccard similarity of character 5-grams from which texts are nearly the same.
     """
 
     near_duplicates: bool = True

@@ -181,7 +181,7 @@ def _require_both(examples: list[Example], rows: int, path: Path) -> None:
         raise InputError(
             f"none of the {rows} rows has a label that reads as {CLAIM!r} or {NOT_CLAIM!r}",
             where=path,
-            fix="look at the file; the manifest's rules are in the documentation of the task",
+            fix="look at the label column; 1, 0, yes, no and spellings of the two are read",
         )
     if len(found) == 1:
         raise InputError(
