@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask.cluster import load_cluster
-from multitask.data.prepare import Prepared, Report, prepare_tasks
-from multitask.data.write import Progress, no_garbage_collection, no_progress, write_data
+from multitask.data.prepare import Prepared, Progress, Report, no_progress, prepare_tasks
+from multitask.data.write import no_garbage_collection, write_data
 from multitask.run import Run, staged
 from multitask.runners.accelerate import accelerate_yaml, node_script
 from multitask.runners.axolotl import axolotl_config, axolotl_yaml
@@ -46,7 +46,7 @@ def build_config(
         out: The run directory; made whole or not at all.
         validate: Ask Axolotl's validator, where Axolotl is installed.
         report: Told what is being done, for a progress display.
-        progress: Told rows written and rows in all.
+        progress: Told rows read or written, and rows in all where that is known.
         add_files: Puts further files into the directory before the configuration is written,
             such as a model made on the spot.
 
@@ -59,7 +59,7 @@ def build_config(
     axolotl_config(spec, cluster, model_info(spec.model, out))  # wrong keys end it before the work
     check = validate and axolotl_installed()
     with no_garbage_collection(), staged(out) as stage:
-        prepared = prepare_tasks(spec, report=report)
+        prepared = prepare_tasks(spec, report=report, progress=progress)
         run = Run(stage)
         run.spec.write_text(spec.to_yaml(), encoding="utf-8")
         add_files(stage, prepared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import orjson
 from rich.console import Console
 
 from multitask.build import build_config
@@ -93,7 +94,9 @@ def run_quickstart(out: Path) -> Path:
 
 
 def _add_toy(root: Path, prepared: Prepared) -> None:
-    texts = [m["content"] for row in prepared.split("train") for m in row["messages"]]
+    texts = [
+        m["content"] for row in map(orjson.loads, prepared.lines("train")) for m in row["messages"]
+    ]
     write_toy_model(root / MODEL_DIR, texts, size=_SIZE)
     (root / "notes.txt").write_text(NOTE + "\n", encoding="utf-8")
 

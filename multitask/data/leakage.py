@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Part:
     def take(self, mask: np.ndarray[tuple[int], np.dtype[np.bool_]], split: str) -> Part:
         """The rows where ``mask`` is true, under another split's name."""
         places = np.flatnonzero(mask)
-        examples = [self.examples[i] for i in places]
+        examples = list(compress(self.examples, mask.tolist()))
         return Part(self.task, split, examples, self.keys[places], self.groups[places])
 
 

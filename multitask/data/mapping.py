@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from multitask.data.adapters import Adapter, Files, HubDataset, TaskData
-from multitask.data.records import columns_of, select
+from multitask.data.records import columns_of, select_blocks
 from multitask.data.rejects import Rejects
 from multitask.errors import InputError, did_you_mean
 from multitask.task_spec import SourceSpec, TaskSpec
@@ -89,7 +90,7 @@ def _read(spec: TaskSpec, files: Files, rejects: Rejects) -> TaskData:
         if split not in files:
             continue
         make = _maker(spec, labels)
-        splits[split] = list(_examples(spec, split, files[split], make, rejects))
+        splits[split] = _examples(spec, split, files[split], make, rejects)
         if split == "train" and spec.kind is Kind.CLASSIFICATION and labels is None:
             labels = sorted({example.label for example in splits["train"]})
             _require_classes(labels, spec, files["train"][0])
@@ -110,26 +111,33 @@ def _require_classes(labels: Sequence[str], spec: TaskSpec, path: Path) -> None:
 
 def _examples(
     spec: TaskSpec, split: str, paths: Iterable[Path], make: Make, rejects: Rejects
-) -> Iterator[Example]:
+) -> list[Example]:
+    examples: list[Example] = []
     seen: set[str] = set()
     for number, path in enumerate(paths):
         columns, id_given = _columns(spec, path)
         prefix = f"{split}-" if number == 0 else f"{split}-{number}-"
-        for row, values in select(path, columns, rejects):
-            if id_given:
-                row_id, values = str(values[0]), values[1:]  # noqa: PLW2901
-                if row_id in seen:
-                    rejects.add(path, row, "duplicate id", detail=repr(row_id[:80]))
+        for block in select_blocks(path, columns, rejects):
+            if isinstance(make, _Classification) and not id_given:
+                plain = make.many([f"{prefix}{row}" for row in block.rows], *block.columns)
+                if plain is not None:
+                    examples += plain
                     continue
-                seen.add(row_id)
-            else:
+            for row, values in zip(block.rows, zip(*block.columns, strict=True), strict=True):
                 row_id = f"{prefix}{row}"
-            example = make(row_id, values)
-            if type(example) is Example:
-                yield example
-            else:
-                reason, _, detail = str(example).partition(": ")
-                rejects.add(path, row, reason, detail=detail)
+                if id_given:
+                    row_id, values = str(values[0]), values[1:]  # noqa: PLW2901
+                    if row_id in seen:
+                        rejects.add(path, row, "duplicate id", detail=repr(row_id[:80]))
+                        continue
+                    seen.add(row_id)
+                example = make(row_id, values)
+                if type(example) is Example:
+                    examples.append(example)
+                else:
+                    reason, _, detail = str(example).partition(": ")
+                    rejects.add(path, row, reason, detail=detail)
+    return examples
 
 
 def _columns(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:
@@ -158,18 +166,21 @@ def _columns(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:
 
 def _maker(spec: TaskSpec, labels: Sequence[str] | None) -> Make:
     if spec.kind is Kind.CLASSIFICATION:
-        return _classification(labels)
+        return _Classification(labels)
     if spec.kind is Kind.MULTIPLE_CHOICE:
         return _multiple_choice(spec)
     return _generation
 
 
-def _classification(labels: Sequence[str] | None) -> Make:
-    known = None if labels is None else set(labels)
-    # Labels are few and rows many: each spelling is looked at once, and rows share its text.
-    spellings: dict[str, str] = {}
+class _Classification:
+    """Makes rows of a class, one by one or many at once."""
 
-    def make(row_id: str, values: tuple[Any, ...]) -> Example | str:
+    def __init__(self, labels: Sequence[str] | None) -> None:
+        self._known = None if labels is None else set(labels)
+        # Labels are few and rows many: each spelling is looked at once, and rows share its text.
+        self._spellings: dict[str, str] = {}
+
+    def __call__(self, row_id: str, values: tuple[Any, ...]) -> Example | str:
         text, label = values
         if type(text) is not str or not text or text.isspace():
             return "no text"
@@ -177,17 +188,30 @@ def _classification(labels: Sequence[str] | None) -> Make:
             if label is None or isinstance(label, (list, dict, float)):
                 return "no label"
             label = str(label)
-        clean = spellings.get(label)
+        clean = self._spellings.get(label)
         if clean is None:
             clean = label.strip()
             if not clean:
                 return "no label"
-            if known is not None and clean not in known:
+            if self._known is not None and clean not in self._known:
                 return f"the label is none of the declared ones: {clean[:80]!r}"
-            spellings[label] = clean
+            self._spellings[label] = clean
         return Example(row_id, text, clean)
 
-    return make
+    def many(
+        self, ids: Sequence[str], texts: Sequence[Any], labels: Sequence[Any]
+    ) -> list[Example] | None:
+        """The rows, when every text is one and every label's spelling is known or good."""
+        if set(map(type, texts)) != {str} or set(map(type, labels)) != {str}:
+            return None
+        if "" in texts or any(map(str.isspace, texts)):
+            return None
+        for label in set(labels) - self._spellings.keys():
+            if isinstance(self("", ("any", label)), str):
+                return None
+        clean = map(self._spellings.__getitem__, labels)
+        parts = zip(ids, texts, clean, repeat(()), repeat(""), strict=False)
+        return list(map(Example._make, parts))
 
 
 def _multiple_choice(spec: TaskSpec) -> Make:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from multitask.data.normal_form import Fingerprints, draw
 from multitask.tasks import Example, letter
@@ -51,7 +52,7 @@ def uniform_p_value(gold: Sequence[str], labels: Sequence[str]) -> float:
     return _chi_squared(observed, expected, freedom=len(labels) - 1)
 
 
-def independence_p_value(templates: Sequence[int], gold: Sequence[str]) -> float:
+def independence_p_value(templates: npt.ArrayLike, gold: Sequence[str]) -> float:
     """Chance of a dependence this strong between phrasing and answer (Pearson's chi-squared test).
 
     Answers that are expected fewer than five times per phrasing are left out, since the test's
@@ -62,8 +63,8 @@ def independence_p_value(templates: Sequence[int], gold: Sequence[str]) -> float
     common = sorted(answer for answer, n in counts.items() if n >= 5 * len(kinds))
     if len(kinds) < 2 or len(common) < 2:
         return 1.0
-    column_of = {answer: i for i, answer in enumerate(common)}
-    columns = np.fromiter((column_of.get(g, -1) for g in gold), dtype=np.int64, count=len(gold))
+    column_of = dict.fromkeys(counts, -1) | {answer: i for i, answer in enumerate(common)}
+    columns = np.fromiter(map(column_of.__getitem__, gold), dtype=np.int64, count=len(gold))
     cells = (rows * len(common) + columns)[columns >= 0]
     table = np.bincount(cells, minlength=len(kinds) * len(common)).reshape(-1, len(common))
     if (table.sum(axis=1) == 0).any():

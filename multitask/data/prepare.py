@@ -20,7 +20,7 @@ from multitask.data.leakage import (
 from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled
 from multitask.data.options import shuffle_options
 from multitask.data.rejects import Rejects
-from multitask.data.render import Renderer, Row, pick_templates
+from multitask.data.render import Renderer, pick_templates
 from multitask.data.sources import Source, read_task
 from multitask.data.split import stratified_split
 from multitask.errors import InputError
@@ -30,6 +30,11 @@ from multitask.task_spec import TaskSpec
 from multitask.tasks import Kind, Task
 
 Report = Callable[[str], None]
+Progress = Callable[[str, int, int | None], None]
+
+
+def no_progress(_what: str, _done: int, _total: int | None) -> None:
+    """Show nothing."""
 
 
 @dataclass
@@ -82,28 +87,22 @@ class Prepared:
             return [len(prepared.places) for prepared in self.tasks]
         return [len(prepared.parts[split].examples) for prepared in self.tasks]
 
-    def split(self, name: str, *, piece: int = 0, pieces: int = 1) -> Iterator[Row]:
-        """The rows of a split in words; train is the shuffled mixture, others follow the tasks.
-
-        Args:
-            name: The split.
-            piece: Which of ``pieces`` consecutive parts of it.
-            pieces: Into how many parts it is cut.
-        """
+    def lines(self, name: str) -> Iterator[str]:
+        """A split as JSON lines; train is the shuffled mixture, the others follow the tasks."""
         sizes = self._sizes(name)
-        whole = shuffled(sizes, seed=self.seed) if name == "train" else np.arange(sum(sizes))
-        order: Indices = np.array_split(whole, pieces)[piece]
+        order = shuffled(sizes, seed=self.seed) if name == "train" else np.arange(sum(sizes))
         starts = np.cumsum([0, *sizes[:-1]])
         task_of = np.searchsorted(starts, order, side="right") - 1
         # A task without rows here has the next one's start: it is never meant.
         streams = [
-            self._rows(prepared, name, order[task_of == i] - starts[i])
+            self._lines(prepared, name, order[task_of == i] - starts[i])
             for i, prepared in enumerate(self.tasks)
         ]
-        for i in task_of.tolist():
-            yield next(streams[i])
+        if len(streams) == 1:
+            return streams[0]
+        return (next(streams[i]) for i in task_of.tolist())
 
-    def _rows(self, prepared: PreparedTask, split: str, order: Indices) -> Iterator[Row]:
+    def _lines(self, prepared: PreparedTask, split: str, order: Indices) -> Iterator[str]:
         part = prepared.parts[split]
         places, uses = order, None
         if split == "train":
@@ -111,15 +110,18 @@ class Prepared:
         count = len(prepared.task.templates)
         templates = pick_templates(part.keys[places], uses, count, seed=self.seed)
         renderer = Renderer(prepared.task, alpaca=self.alpaca)
-        return renderer.rows(part.examples, templates.tolist(), places.tolist())
+        return renderer.lines(part.examples, templates.tolist(), places.tolist())
 
 
-def prepare_tasks(spec: Spec, *, report: Report = lambda _: None) -> Prepared:
+def prepare_tasks(
+    spec: Spec, *, report: Report = lambda _: None, progress: Progress = no_progress
+) -> Prepared:
     """Read the tasks of a spec, keep its splits apart, and choose what is trained on.
 
     Args:
         spec: From :func:`multitask.load_spec`.
         report: Told what is being done.
+        progress: Told how many rows of a task are read.
 
     Raises:
         InputError: A source is missing or broken, has too many bad rows, or the mixture cannot
@@ -129,7 +131,7 @@ def prepare_tasks(spec: Spec, *, report: Report = lambda _: None) -> Prepared:
     for entry in spec.tasks:
         adapter = adapter_of(entry)
         report(f"reading {adapter.name}")
-        tasks.append(_read(entry, adapter, spec))
+        tasks.append(_read(entry, adapter, spec, progress))
     leaks, neighbours = _gate_and_split(tasks, spec, report)
     for prepared in tasks:
         if spec.templates.shuffle_options and prepared.task.kind is Kind.MULTIPLE_CHOICE:
@@ -155,9 +157,14 @@ def prepare_tasks(spec: Spec, *, report: Report = lambda _: None) -> Prepared:
     )
 
 
-def _read(entry: str | TaskSpec, adapter: Adapter, spec: Spec) -> PreparedTask:
+def _read(entry: str | TaskSpec, adapter: Adapter, spec: Spec, progress: Progress) -> PreparedTask:
     data_dir = Path(spec.data_dir) if spec.data_dir else None
-    source, data, rejects = read_task(adapter, data_dir=data_dir, sample=spec.sample)
+    source, data, rejects = read_task(
+        adapter,
+        data_dir=data_dir,
+        sample=spec.sample,
+        on_rows=lambda rows: progress(f"reading {adapter.name}", rows, None),
+    )
     task = define_task(entry, data.labels, spec.templates)
     parts = {split: Part(adapter.name, split, rows) for split, rows in data.splits.items()}
     read = {split: len(rows) for split, rows in data.splits.items()}

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from multitask.data.rejects import Rejects
 from multitask.errors import InputError, did_you_mean
@@ -22,6 +22,9 @@ Record = dict[str, Any]
 # A quote that is never closed swallows the rest of a file into one cell, so cells are bounded.
 MAX_CELL = 1_000_000
 csv.field_size_limit(2**24)
+
+# Rows are read in blocks: what holds for most blocks is checked once for all of their cells.
+_BLOCK = 4096
 
 _DELIMITERS = (",", ";", "\t", "|")
 _MISSING = object()
@@ -44,10 +47,31 @@ def columns_of(path: Path) -> list[str]:
     return list(_parquet(path).column_names)
 
 
+class Block(NamedTuple):
+    """Some rows of a file.
+
+    Attributes:
+        rows: Their numbers.
+        columns: For each column that was asked for, its values in these rows.
+    """
+
+    rows: Sequence[int]
+    columns: Sequence[Sequence[Any]]
+
+
 def select(
     path: Path, columns: Sequence[str], rejects: Rejects
 ) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield the number and some columns' values of every row that can be read.
+
+    Takes and raises what :func:`select_blocks` does.
+    """
+    for block in select_blocks(path, columns, rejects):
+        yield from zip(block.rows, zip(*block.columns, strict=True), strict=True)
+
+
+def select_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Iterator[Block]:
+    """Yield some columns of all rows that can be read, in blocks of some thousand rows.
 
     Args:
         path: The file.
@@ -62,20 +86,45 @@ def select(
     for column in columns:
         if column not in known:
             raise InputError(f"no column {column!r}", where=path, fix=did_you_mean(column, known))
-    readers = {"csv": _select_csv, "jsonl": _select_jsonl, "parquet": _select_parquet}
+    readers = {"csv": _csv_blocks, "jsonl": _jsonl_blocks, "parquet": _parquet_blocks}
     empty = True
-    for row, values in readers[_kind(path)](path, columns, rejects):
+    for block in readers[_kind(path)](path, columns, rejects):
+        if not block.rows:
+            continue
         empty = False
-        for value in values:  # the common case is plain ASCII text of ordinary length
-            if type(value) is str and (len(value) > MAX_CELL or not value.isascii()):
-                fault = _fault(values)
-                if fault:
-                    rejects.add(path, row, fault)
-                    break
-        else:
-            yield row, values
+        rejects.look_at(len(block.rows))
+        yield block if all(map(_plain, block.columns)) else _usable(block, path, rejects)
     if empty and not rejects.count:
         raise _no_rows(path)
+
+
+def _plain(values: Sequence[Any]) -> bool:
+    """Whether all cells of a column are text of ordinary length in UTF-8."""
+    try:
+        joined = "".join(values)
+        return (joined.isascii() or bool(joined.encode())) and max(map(len, values)) <= MAX_CELL
+    except (TypeError, UnicodeEncodeError):
+        return False
+
+
+def _usable(block: Block, path: Path, rejects: Rejects) -> Block:
+    """The rows of a block without a fault in a cell."""
+    kept = []
+    for row, values in zip(block.rows, zip(*block.columns, strict=True), strict=True):
+        fault = _fault(values)
+        if fault:
+            rejects.add(path, row, fault)
+        else:
+            kept.append((row, values))
+    return _block(kept, len(block.columns))
+
+
+def _block(rows: Sequence[tuple[int, Sequence[Any]]], columns: int) -> Block:
+    """A block of numbered rows."""
+    if not rows:
+        return Block((), ((),) * columns)
+    numbers, values = zip(*rows, strict=True)
+    return Block(numbers, tuple(zip(*values, strict=True)))
 
 
 def _fault(values: tuple[Any, ...]) -> str | None:
@@ -129,31 +178,40 @@ def _csv_header(path: Path) -> tuple[list[str], str]:
     return [name.strip() for name in header], delimiter
 
 
-def _select_csv(
-    path: Path, columns: Sequence[str], rejects: Rejects
-) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _csv_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Iterator[Block]:
     header, delimiter = _csv_header(path)
     if delimiter != ",":
         rejects.notes.append(f"{path.name}: read with the delimiter {delimiter!r}")
     places = [header.index(column) for column in columns]
-    pick: Callable[[list[str]], tuple[str, ...]] = (
-        itemgetter(*places) if len(places) > 1 else lambda cells: (cells[places[0]],)
-    )
     width = len(header)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True, delimiter=delimiter)
-        row = 0
+        done = 0
+        cells: list[list[str]] = []
         try:
             next(reader)
-            for row, cells in enumerate(reader, start=1):
-                if len(cells) == width:
-                    yield row, pick(cells)
-                elif cells:
-                    rejects.add(path, row, "wrong number of columns", detail=f"({len(cells)})")
+            while True:
+                cells.clear()
+                cells.extend(islice(reader, _BLOCK))  # keeps what came before an error
+                if not cells:
+                    return
+                numbers = range(done + 1, done + len(cells) + 1)
+                done += len(cells)
+                if set(map(len, cells)) == {width}:
+                    by_column = list(zip(*cells, strict=True))
+                    yield Block(numbers, [by_column[place] for place in places])
+                    continue
+                whole = []
+                for row, values in zip(numbers, cells, strict=True):
+                    if len(values) == width:
+                        whole.append((row, [values[place] for place in places]))
+                    elif values:
+                        rejects.add(path, row, "wrong number of columns", detail=f"({len(values)})")
+                yield _block(whole, len(places))
         except csv.Error as error:
             raise InputError(
                 f"not valid CSV ({error})",
-                where=f"{path}: row {row + 1}",
+                where=f"{path}: row {done + len(cells) + 1}",
                 fix="a quote may be open, or the file torn; fetch or export it again",
             ) from None
 
@@ -187,16 +245,18 @@ def _json_fault(text: bytes) -> tuple[str]:
     return ("not valid JSON",)
 
 
-def _select_jsonl(
-    path: Path, columns: Sequence[str], rejects: Rejects
-) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    for line, record in _json_records(path, rejects):
-        values = tuple([record.get(column, _MISSING) for column in columns])
-        if _MISSING in values:
-            missing = columns[values.index(_MISSING)]
-            rejects.add(path, line, f"no key {missing!r}")
-        else:
-            yield line, values
+def _jsonl_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Iterator[Block]:
+    records = _json_records(path, rejects)
+    while some := list(islice(records, _BLOCK)):
+        whole = []
+        for line, record in some:
+            values = [record.get(column, _MISSING) for column in columns]
+            if _MISSING in values:
+                missing = columns[values.index(_MISSING)]
+                rejects.add(path, line, f"no key {missing!r}")
+            else:
+                whole.append((line, values))
+        yield _block(whole, len(columns))
 
 
 def _parquet(path: Path) -> Any:
@@ -213,25 +273,24 @@ def _parquet(path: Path) -> Any:
         ) from None
 
 
-def _select_parquet(
+def _parquet_blocks(
     path: Path,
     columns: Sequence[str],
     rejects: Rejects,  # noqa: ARG001 (the readers are called alike; Parquet is torn as a whole)
-) -> Iterator[tuple[int, tuple[Any, ...]]]:
+) -> Iterator[Block]:
     """Rows of a Parquet file; integers that are a ``ClassLabel`` by its metadata become names."""
     table = _parquet(path).select(list(columns))
     names = _class_names(table.schema)
-    row = 0
-    for batch in table.to_batches():
+    done = 0
+    for batch in table.to_batches(max_chunksize=_BLOCK):
         lists = [
             [None if v is None else names[column][v] for v in values.to_pylist()]
             if column in names
             else values.to_pylist()
             for column, values in zip(columns, batch.columns, strict=True)
         ]
-        for values in zip(*lists, strict=True):
-            row += 1
-            yield row, values
+        yield Block(range(done + 1, done + batch.num_rows + 1), lists)
+        done += batch.num_rows
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,17 +21,26 @@ class Rejects:
         reasons: How many there are of each reason.
         listed: File, row and reason of each, up to the first thousand.
         notes: What was done to a file as a whole, such as reading it with another delimiter.
+        looked_at: Rows looked at so far, good and bad.
+        on_rows: Told ``looked_at`` while it grows.
     """
 
     limit: int | None = 0
     reasons: Counter[str] = field(default_factory=Counter)
     listed: list[dict[str, object]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    looked_at: int = 0
+    on_rows: Callable[[int], None] = field(default=lambda _rows: None, repr=False, compare=False)
 
     @property
     def count(self) -> int:
         """Bad rows in all."""
         return self.reasons.total()
+
+    def look_at(self, rows: int) -> None:
+        """Count rows that are being looked at."""
+        self.looked_at += rows
+        self.on_rows(self.looked_at)
 
     def add(self, path: Path, row: int, reason: str, *, detail: str = "") -> None:
         """Record a bad row.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from json.encoder import encode_basestring
 from typing import Any
 
 import orjson
@@ -30,8 +31,8 @@ class Renderer:
         """Render for ``task``; with ``alpaca``, rows have instruction, input, output as well."""
         self.task = task
         self._alpaca = alpaca
-        self._fast = [
-            template.prompt_with_text(task.constants(), _TEXT_FIELDS, ROW_FIELDS)
+        self._around = [
+            template.around_text(task.constants(), _TEXT_FIELDS, ROW_FIELDS)
             for template in task.templates
         ]
         self._responses: list[dict[str, str]] = [{} for _ in task.templates]
@@ -54,11 +55,11 @@ class Renderer:
         gold_key = "label" if self.task.kind is Kind.CLASSIFICATION else "answer"
         for number, place in zip(templates, places, strict=True):
             example = examples[place]
-            fast = self._fast[number]
+            pieces = self._around[number]
             prompt = (
-                fast(example.text)
-                if fast is not None and not example.context
-                else self.task.prompt(example, self.task.templates[number])
+                self.task.prompt(example, self.task.templates[number])
+                if pieces is None or example.context
+                else example.text.join(pieces).strip()
             )
             response = self._responses[number].get(example.label) or self._response(example, number)
             row: Row = {
@@ -77,6 +78,52 @@ class Renderer:
             if self._alpaca:
                 row |= {"instruction": prompt, "input": "", "output": response}
             yield row
+
+    def lines(
+        self, examples: Sequence[Example], templates: Sequence[int], places: Sequence[int]
+    ) -> Iterator[str]:
+        """Yield :meth:`rows` as JSON lines; takes and raises the same.
+
+        Rows of a class that differ in their text and id alone are most rows of large tasks: what
+        stands between these two is encoded once per phrasing and label.
+        """
+        heads = [self._head(number) for number in range(len(self.task.templates))]
+        tails: list[dict[str, tuple[str, str, str]]] = [{} for _ in heads]
+        for number, place in zip(templates, places, strict=True):
+            example = examples[place]
+            text, head = example.text, heads[number]
+            # A prompt has no white space around it, which is why such a text may lose its own.
+            if head is None or example.context or text.strip() != text:
+                row = next(self.rows(examples, (number,), (place,)))
+                yield orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE).decode()
+                continue
+            tail = tails[number].get(example.label)
+            if tail is None:
+                tail = tails[number][example.label] = self._tail(number, example)
+            quoted = encode_basestring(text)[1:-1]
+            prompt = quoted.join(head)
+            yield (f"{prompt}{tail[0]}{encode_basestring(example.id)}{tail[1]}{quoted}{tail[2]}")
+
+    def _head(self, number: int) -> list[str] | None:
+        """A line up to the prompt's end, cut at the text; None where rows differ in more."""
+        pieces = self._around[number]
+        if pieces is None or self.task.kind is not Kind.CLASSIFICATION or self._alpaca:
+            return None
+        pieces = [pieces[0].lstrip(), *pieces[1:]]
+        pieces[-1] = pieces[-1].rstrip()
+        quoted = [encode_basestring(piece)[1:-1] for piece in pieces]
+        return ['{"messages":[{"role":"user","content":"' + quoted[0], *quoted[1:]]
+
+    def _tail(self, number: int, example: Example) -> tuple[str, str, str]:
+        """What follows the prompt, what stands between id and text, and what follows the text."""
+        response = encode_basestring(self._response(example, number))
+        task = encode_basestring(self.task.name)
+        template = encode_basestring(self.task.templates[number].name)
+        return (
+            f'"}},{{"role":"assistant","content":{response}}}],"task":{task},"id":',
+            f',"template":{template},"text":"',
+            f'","label":{encode_basestring(example.label)}}}\n',
+        )
 
     def _response(self, example: Example, number: int) -> str:
         """The response; of classes, which are few, it is remembered."""
@@ -100,18 +147,3 @@ def pick_templates(keys: Fingerprints, uses: Indices | None, count: int, *, seed
     first = (draw(keys, seed) >> np.uint64(11)) % np.uint64(count)
     chosen: Indices = first.astype(np.int64)
     return chosen if uses is None else (chosen + uses) % count
-
-
-def encode_lines(
-    rows: Iterator[Row], *, every: int, done: Callable[[int], None]
-) -> Iterator[bytes]:
-    """JSON lines of rows, joined by the thousand, telling ``done`` how many there are."""
-    block: list[bytes] = []
-    for row in rows:
-        block.append(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-        if len(block) == every:
-            done(len(block))
-            yield b"".join(block)
-            block.clear()
-    done(len(block))
-    yield b"".join(block)

@@ -7,6 +7,7 @@ Hub that the adapter knows.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +60,11 @@ def sha256(path: Path) -> str:
 
 
 def read_task(
-    adapter: Adapter, *, data_dir: Path | None, sample: bool
+    adapter: Adapter,
+    *,
+    data_dir: Path | None,
+    sample: bool,
+    on_rows: Callable[[int], None] = lambda _rows: None,
 ) -> tuple[Source, TaskData, Rejects]:
     """Find a task's files and read them.
 
@@ -67,6 +72,7 @@ def read_task(
         adapter: The task's adapter.
         data_dir: Folder that may hold ``<task>/``; looked at before the Hub.
         sample: Take the embedded sample and nothing else.
+        on_rows: Told how many rows were looked at, while they are read.
 
     Returns:
         Where the rows came from, the rows, and what was left out.
@@ -77,12 +83,14 @@ def read_task(
     """
     local = _local_source(adapter, data_dir=data_dir, sample=sample)
     if local is not None:
-        return (local, *_read(adapter, local))
-    return _read_from_hub(adapter, data_dir)
+        return (local, *_read(adapter, local, on_rows))
+    return _read_from_hub(adapter, data_dir, on_rows)
 
 
-def _read(adapter: Adapter, source: Source) -> tuple[TaskData, Rejects]:
-    rejects = Rejects(limit=adapter.max_bad_rows)
+def _read(
+    adapter: Adapter, source: Source, on_rows: Callable[[int], None]
+) -> tuple[TaskData, Rejects]:
+    rejects = Rejects(limit=adapter.max_bad_rows, on_rows=on_rows)
     data = adapter.read(source.files, rejects)
     rejects.check(next(iter(source.files.values()))[0], adapter.name)
     for split, rows in data.splits.items():
@@ -130,7 +138,9 @@ def _from_folder(adapter: Adapter, folder: Path, kind: str) -> Source:
     return Source(kind=kind, location=location, revision=None, files=files)
 
 
-def _read_from_hub(adapter: Adapter, data_dir: Path | None) -> tuple[Source, TaskData, Rejects]:
+def _read_from_hub(
+    adapter: Adapter, data_dir: Path | None, on_rows: Callable[[int], None]
+) -> tuple[Source, TaskData, Rejects]:
     tried: list[dict[str, str]] = []
     errors: list[InputError] = []
     for place in adapter.hub:
@@ -139,7 +149,7 @@ def _read_from_hub(adapter: Adapter, data_dir: Path | None) -> tuple[Source, Tas
         try:
             commit, files = download(place, required, optional=adapter.optional_splits)
             source = Source("hub", place.repo, commit, files, list(tried))
-            data, rejects = _read(adapter, source)
+            data, rejects = _read(adapter, source, on_rows)
             _require_row_counts(place, data)
         except HubUnreachableError as error:
             raise InputError(

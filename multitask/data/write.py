@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
-import multiprocessing
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,21 @@ import orjson
 from multitask.data.leakage import duplicates_within, summary
 from multitask.data.options import alarms, independence_p_value, uniform_p_value
 from multitask.data.plan import plan_markdown
-from multitask.data.prepare import Prepared, PreparedTask, Report, prepare_tasks
-from multitask.data.render import Row, encode_lines, pick_templates
-from multitask.data.sources import sha256
+from multitask.data.prepare import (
+    Prepared,
+    PreparedTask,
+    Progress,
+    Report,
+    no_progress,
+    prepare_tasks,
+)
+from multitask.data.render import Row, pick_templates
 from multitask.data.tokens import TokenCount, count_tokens
 from multitask.run import SPLITS, Run, staged
 from multitask.spec import Spec
 from multitask.tasks import Kind, task_record
 
-Progress = Callable[[str, int, int | None], None]
-
-_BLOCK = 1000
-
-# From this many rows, starting a second process is worth its while.
-_PARALLEL = 200_000
-_SHARED: Prepared | None = None
-
-
-def no_progress(_what: str, _done: int, _total: int | None) -> None:
-    """Show nothing."""
+_BLOCK = 1024
 
 
 def prepare(
@@ -53,14 +47,14 @@ def prepare(
         spec: From :func:`multitask.load_spec`.
         out: The run directory; made whole or not at all.
         report: Told what is being done.
-        progress: Told rows written and rows in all.
+        progress: Told rows read or written, and rows in all where that is known.
 
     Raises:
         InputError: A source is missing or broken, or ``out`` holds something else.
     """
     out = Path(out)
     with no_garbage_collection():
-        prepared = prepare_tasks(spec, report=report)
+        prepared = prepare_tasks(spec, report=report, progress=progress)
         with staged(out) as stage:
             Run(stage).spec.write_text(spec.to_yaml(), encoding="utf-8")
             write_data(prepared, spec, stage, progress=progress)
@@ -93,59 +87,32 @@ def write_data(
         done += rows
         progress("writing rows", min(done, total), total)
 
-    for split in SPLITS:
-        _write_split(prepared, split, run.split(split), advance)
+    hashes = {split: _write_split(prepared, split, run.split(split), advance) for split in SPLITS}
     tokens = count_tokens(spec, root, prepared)
-    manifest = _manifest(prepared, spec, run, tokens)
+    manifest = _manifest(prepared, spec, hashes, tokens)
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     run.manifest.write_text(text, encoding="utf-8")
     run.plan.write_text(plan_markdown(manifest), encoding="utf-8")
 
 
-def _write_split(
-    prepared: Prepared, split: str, path: Path, advance: Callable[[int], None]
-) -> None:
-    """Write the rows of a split; of a large one, a second process writes the second half."""
-    if prepared.size(split) < _PARALLEL or (os.cpu_count() or 1) < 2:
-        _write_piece(prepared, split, path, 0, 1, advance)
-        return
-    rest = path.with_suffix(".rest")
-    # Forked, so that the rows need not be sent to it.
-    context = multiprocessing.get_context("fork")
-    global _SHARED  # noqa: PLW0603
-    _SHARED = prepared
-    try:
-        with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-            second = pool.submit(_write_second_half, split, rest)
-            _write_piece(prepared, split, path, 0, 2, lambda rows: advance(2 * rows))
-            second.result()
-    finally:
-        _SHARED = None
-    with path.open("ab") as target, rest.open("rb") as source:
-        shutil.copyfileobj(source, target, 2**22)
-    rest.unlink()
-
-
-def _write_second_half(split: str, path: Path) -> None:
-    assert _SHARED is not None
-    _write_piece(_SHARED, split, path, 1, 2, lambda _rows: None)
-
-
-def _write_piece(
-    prepared: Prepared,
-    split: str,
-    path: Path,
-    piece: int,
-    pieces: int,
-    advance: Callable[[int], None],
-) -> None:
-    rows = prepared.split(split, piece=piece, pieces=pieces)
+def _write_split(prepared: Prepared, split: str, path: Path, advance: Callable[[int], None]) -> str:
+    """Write the rows of a split; return the file's SHA-256."""
+    digest = hashlib.sha256()
+    lines = prepared.lines(split)
     with path.open("wb") as file:
-        file.writelines(encode_lines(rows, every=_BLOCK, done=advance))
+        while block := list(islice(lines, _BLOCK)):
+            data = "".join(block).encode()
+            file.write(data)
+            digest.update(data)
+            advance(len(block))
+    return digest.hexdigest()
 
 
 def _manifest(
-    prepared: Prepared, spec: Spec, run: Run, tokens: dict[str, TokenCount] | None
+    prepared: Prepared,
+    spec: Spec,
+    hashes: dict[str, str],
+    tokens: dict[str, TokenCount] | None,
 ) -> dict[str, Any]:
     return {
         "seed": spec.seed,
@@ -161,9 +128,8 @@ def _manifest(
             "rows": [leak.record() for leak in prepared.leaks],
         },
         "files": {
-            path.name: {"rows": prepared.size(split), "sha256": sha256(path)}
-            for split in SPLITS
-            for path in [run.split(split)]
+            f"{split}.jsonl": {"rows": prepared.size(split), "sha256": digest}
+            for split, digest in hashes.items()
         },
     }
 
@@ -214,7 +180,7 @@ def _checks(p: PreparedTask, spec: Spec) -> dict[str, float]:
     part = p.parts["train"]
     answers = [example.label for example in part.examples]
     count = len(p.task.templates)
-    numbers = pick_templates(part.keys, None, count, seed=spec.seed).tolist()
+    numbers = pick_templates(part.keys, None, count, seed=spec.seed)
     checks = {"template independent of answer": independence_p_value(numbers, answers)}
     same_length = len({len(example.choices) for example in part.examples}) == 1
     if p.task.kind is Kind.MULTIPLE_CHOICE and same_length:

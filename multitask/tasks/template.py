@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -71,10 +71,10 @@ class Template:
         """The assistant's message for one row; raises as :meth:`render_prompt`."""
         return self._render(self._response, fields, row)
 
-    def prompt_with_text(
+    def around_text(
         self, constants: Mapping[str, Any], names: tuple[str, ...], row_fields: tuple[str, ...]
-    ) -> Callable[[str], str] | None:
-        """A fast way to render many prompts that differ in one text alone.
+    ) -> list[str] | None:
+        """The words around the text, for rendering many prompts that differ in one text alone.
 
         Where every variable of a row is only ever put out as it is (``{{ text }}``, with no
         filter, condition or loop around it), all prompts are the same words around the text, and
@@ -86,7 +86,8 @@ class Template:
             row_fields: All variables that differ from row to row.
 
         Returns:
-            A function from the text to the prompt, or None where Jinja must see every row.
+            The pieces that ``text.join(pieces).strip()`` makes the prompt of, or None where Jinja
+            must see every row.
         """
         tree = _environment().parse(self.prompt)
         plain = {
@@ -104,8 +105,7 @@ class Template:
             rendered = self._prompt.render({**constants, **dict.fromkeys(names, mark)})
         except TemplateError:
             return None  # the ordinary way names the row in its message
-        pieces = rendered.split(mark)
-        return lambda text: text.join(pieces).strip()
+        return rendered.split(mark)
 
     def _render(self, compiled: JinjaTemplate, fields: Mapping[str, Any], row: str) -> str:
         try:

@@ -1,0 +1,38 @@
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multitask.data.render import Renderer
+from multitask.tasks import Example, Kind, Task, Template
+
+PROMPTS = [
+    "Class of:\n{{ text }}",
+    "{{ text }} is?",
+    "{{ text }} or {{ text }}",
+    "nothing",
+    '"{{ text }}\\',
+    "{% if text %}{{ text }}{% endif %}",
+    "{% for label in labels %}{{ label }} {% endfor %}{{ text }}",
+]
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+
+
+def _task(kind: Kind = Kind.CLASSIFICATION) -> Task:
+    templates = tuple(
+        Template(f"t{i} \"ä'", prompt, "{{ label }}!") for i, prompt in enumerate(PROMPTS)
+    )
+    return Task('na"me', kind, ("a", "b\n"), templates)
+
+
+@pytest.mark.parametrize("alpaca", [False, True])
+@given(rows=st.lists(st.tuples(TEXT, TEXT, st.sampled_from(["a", "b\n"])), max_size=6))
+def test_lines_are_the_rows_in_json(alpaca: bool, rows: list[tuple[str, str, str]]) -> None:
+    examples = [Example(*row) for row in rows] * len(PROMPTS)
+    templates = [i // len(rows) for i in range(len(examples))]
+    places = list(range(len(examples)))
+    made = Renderer(_task(), alpaca=alpaca).rows(examples, templates, places)
+    lines = list(Renderer(_task(), alpaca=alpaca).lines(examples, templates, places))
+    assert "".join(lines).encode() == b"".join(
+        orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in made
+    )
