@@ -29,6 +29,8 @@ from multitask.spec import Spec
 from multitask.task_spec import TaskSpec
 from multitask.tasks import Kind, Task
 
+_BLOCK = 65_536
+
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
 
@@ -100,7 +102,7 @@ class Prepared:
         ]
         if len(streams) == 1:
             return streams[0]
-        return (next(streams[i]) for i in task_of.tolist())
+        return (next(streams[i]) for some in _blocks(task_of) for i in some)
 
     def _lines(self, prepared: PreparedTask, split: str, order: Indices) -> Iterator[str]:
         part = prepared.parts[split]
@@ -110,7 +112,14 @@ class Prepared:
         count = len(prepared.task.templates)
         templates = pick_templates(part.keys[places], uses, count, seed=self.seed)
         renderer = Renderer(prepared.task, alpaca=self.alpaca)
-        return renderer.lines(part.examples, templates.tolist(), places.tolist())
+        for some, where in zip(_blocks(templates), _blocks(places), strict=True):
+            yield from renderer.lines(part.examples, some, where)
+
+
+def _blocks(numbers: Indices) -> Iterator[list[int]]:
+    """Numbers as lists, a few at a time: Python's integers take four times an array's memory."""
+    for start in range(0, len(numbers), _BLOCK):
+        yield numbers[start : start + _BLOCK].tolist()
 
 
 def prepare_tasks(

@@ -35,6 +35,8 @@ class Renderer:
             template.around_text(task.constants(), _TEXT_FIELDS, ROW_FIELDS)
             for template in task.templates
         ]
+        self._heads = [self._head(number) for number in range(len(task.templates))]
+        self._tails: list[dict[str, tuple[str, str, str]]] = [{} for _ in task.templates]
         self._responses: list[dict[str, str]] = [{} for _ in task.templates]
 
     def rows(
@@ -87,8 +89,7 @@ class Renderer:
         Rows of a class that differ in their text and id alone are most rows of large tasks: what
         stands between these two is encoded once per phrasing and label.
         """
-        heads = [self._head(number) for number in range(len(self.task.templates))]
-        tails: list[dict[str, tuple[str, str, str]]] = [{} for _ in heads]
+        heads, tails = self._heads, self._tails
         for number, place in zip(templates, places, strict=True):
             example = examples[place]
             text, head = example.text, heads[number]
