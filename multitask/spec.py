@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -42,11 +42,16 @@ class CheckpointSpec(StrictModel):
 
     Attributes:
         save_steps: Optimizer steps between saves; a fraction below 1 is a share of the run.
-        keep: How many checkpoints stay on disk.
+            Default: from the estimated step time and the mean time between failures.
+        keep: How many checkpoints stay on disk; two are the least that survive a torn one.
+        mtbf_hours: Mean time between failures of the whole cluster, in hours.
+        max_minutes: Longest time between two saves, in minutes.
     """
 
-    save_steps: Annotated[float, Field(gt=0)] = 0.1
+    save_steps: Annotated[float, Field(gt=0)] | None = None
     keep: Annotated[int, Field(ge=2)] = 3
+    mtbf_hours: Annotated[float, Field(gt=0)] = 24.0
+    max_minutes: Annotated[float, Field(gt=0)] = 30.0
 
 
 class WandbSpec(StrictModel):
@@ -81,7 +86,12 @@ class Spec(StrictModel):
         tasks: The tasks, at least one, no name twice: a shipped one's name, or a mapping.
         name: What the run is called in reports and trackers.
         method: A file of ``configs/methods``: full, lora, qlora, ...
-        cluster: A file of ``configs/clusters``.
+        cluster: A file of ``configs/clusters``, or the path of a YAML file like them.
+        sharding: How the model's state is spread over GPUs: auto, none, ddp, fsdp, hsdp, zero1,
+            zero2 or zero3.
+        cpu_offload: Keep parameters and optimizer in main memory between uses.
+        torch_compile: Compile the model; pays on long runs of one sequence length.
+        trust_remote_code: Let the model's repository run its code here and on the cluster.
         epochs: Passes over the training mixture.
         split: How rows are divided into train, validation and test.
         templates: How tasks are put into words.
@@ -90,7 +100,8 @@ class Spec(StrictModel):
         seed: Seeds the split, the mixture, the templates and the trainer.
         sequence_len: Longest example in tokens; longer ones are dropped by Axolotl.
         learning_rate: Peak learning rate; default: the method's.
-        global_batch_size: Rows per optimizer step over all GPUs; default: the cluster's.
+        global_batch_size: Sequences per optimizer step over all GPUs; where rows are packed, one
+            sequence holds several. Default: what holds about 96 rows.
         data_dir: Folder with a sub-folder per task, looked at before the Hub.
         sample: Use the small sample that ships with multitask instead of real data.
         checkpoint: When the trainer saves.
@@ -104,6 +115,10 @@ class Spec(StrictModel):
     name: Annotated[str, Field(min_length=1)] = "multitask"
     method: str = "lora"
     cluster: str = "3x4-a100-80gb"
+    sharding: Literal["auto", "none", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"] = "auto"
+    cpu_offload: bool = False
+    torch_compile: bool = False
+    trust_remote_code: bool = False
     epochs: Annotated[float, Field(gt=0)] = 2
     split: SplitSpec = SplitSpec()
     templates: TemplatesSpec = TemplatesSpec()
@@ -293,6 +308,8 @@ def _resolve_paths(spec: Spec, path: Path) -> Spec:
         else task.model_copy(update={"source": _resolve_source(task.source, base)})
         for task in spec.tasks
     )
+    if spec.cluster.endswith((".yaml", ".yml")):
+        changes["cluster"] = str(_local(spec.cluster, base))
     model = _resolve_model(spec.model, base, path)
     if model != spec.model:
         changes["model"] = model

@@ -1,6 +1,19 @@
-"""Clusters: how many GPUs of which kind, and what that means for a batch."""
+"""Clusters: how many GPUs of which kind, and what that means for a batch and for sharding."""
 
 from multitask.cluster.batch import Batch, derive_batch
-from multitask.cluster.cluster import Cluster, load_cluster
+from multitask.cluster.cluster import Cluster, Price, load_cluster
+from multitask.cluster.method import Method, load_method
+from multitask.cluster.topology import Sharding, Topology, choose_topology
 
-__all__ = ["Batch", "Cluster", "derive_batch", "load_cluster"]
+__all__ = [
+    "Batch",
+    "Cluster",
+    "Method",
+    "Price",
+    "Sharding",
+    "Topology",
+    "choose_topology",
+    "derive_batch",
+    "load_cluster",
+    "load_method",
+]

@@ -6,16 +6,16 @@ them there when Axolotl loads the file (:mod:`multitask.plugin`).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import yaml
 
-from multitask.cluster import Cluster, derive_batch
-from multitask.resources import load_config
-from multitask.runners.model_info import ModelInfo
-from multitask.spec import Spec
+from multitask.runners.hardware import Section, cpu_sections, gpu_sections
+from multitask.runners.setup import Setup
 
 PLUGIN = "multitask.plugin.MultitaskPlugin"
+LIGER_PLUGIN = "axolotl.integrations.liger.LigerPlugin"
 
 _HEADER = """\
 # Written by multitask for the run beside it; started unchanged by
@@ -24,64 +24,129 @@ _HEADER = """\
 """
 
 
-def axolotl_config(spec: Spec, cluster: Cluster, model: ModelInfo) -> dict[str, Any]:
-    """Build Axolotl's configuration.
+class AxolotlFile(NamedTuple):
+    """Axolotl's configuration, in sections that say why.
 
-    Args:
-        spec: The user's choices; ``spec.axolotl`` wins over everything here.
-        cluster: Where it is trained.
-        model: What is known of the model.
-
-    Raises:
-        InputError: The method is unknown or the batch cannot be divided.
+    Attributes:
+        sections: Our keys.
+        own: The user's keys, which win.
     """
-    method = load_config("methods", spec.method, key="method")
-    batch = derive_batch(spec.global_batch_size, cluster)
-    quantised = bool(method["axolotl"].get("load_in_4bit"))
-    lora = "adapter" in method["axolotl"]
-    gpu_or_cpu = (
-        _cpu_keys(lora=lora) if cluster.on_cpu else _gpu_keys(cluster, model, quantised=quantised)
-    )
-    config: dict[str, Any] = {
-        "base_model": spec.model,
-        "plugins": [PLUGIN],
-        # Alpaca's form is for base models, which bring no chat template.
-        "chat_template": "alpaca" if spec.templates.format == "alpaca" else "tokenizer_default",
-        "datasets": [_dataset("data/train.jsonl")],
-        "test_datasets": [_dataset("data/validation.jsonl")],
-        "dataset_prepared_path": "prepared",
-        "output_dir": "model",
-        "sequence_len": spec.sequence_len,
-        **method["axolotl"],
-        "num_epochs": spec.epochs,
-        "micro_batch_size": batch.micro,
-        "gradient_accumulation_steps": batch.accumulation,
-        "eval_batch_size": batch.micro,
-        "learning_rate": spec.learning_rate or method["learning_rate"],
+
+    sections: tuple[Section, ...]
+    own: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All keys with the values that count."""
+        merged: dict[str, Any] = {}
+        for section in self.sections:
+            merged |= section.keys
+        return merged | self.own
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Keys of ours that the user's win over, with another value."""
+        ours = {key: value for section in self.sections for key, value in section.keys.items()}
+        return tuple(key for key in self.own if key in ours and ours[key] != self.own[key])
+
+    def to_yaml(self) -> str:
+        """The file."""
+        parts = [_HEADER]
+        for section in self.sections:
+            keys = {key: value for key, value in section.keys.items() if key not in self.own}
+            if keys:
+                parts.append(_comment(section.why) + _dump(keys))
+        if self.own:
+            why = "From the spec's `axolotl`; these win."
+            if self.replaced:
+                why += f" They replace our values of: {', '.join(self.replaced)}."
+            parts.append(_comment(why) + _dump(self.own))
+        return "\n".join(parts)
+
+
+def axolotl_file(setup: Setup) -> AxolotlFile:
+    """Put a training setup into Axolotl's words."""
+    hardware = cpu_sections(setup) if setup.cluster.on_cpu else gpu_sections(setup)
+    liger = any(key.startswith("liger_") for section in hardware for key in section.keys)
+    sections = [
+        _model(setup, plugins=[PLUGIN, LIGER_PLUGIN] if liger else [PLUGIN]),
+        Section(
+            "Data: the materialised mixture, in chat messages; the answer alone is trained on.",
+            {
+                "datasets": [_dataset("data/train.jsonl")],
+                "test_datasets": [_dataset("data/validation.jsonl")],
+                "dataset_prepared_path": "prepared",
+                "output_dir": "model",
+                "sequence_len": setup.spec.sequence_len,
+            },
+        ),
+        _method(setup),
+        _batch(setup),
+        *hardware,
+        Section(
+            f"Checkpoints: {setup.save.reason}. Resuming is decided by `multitask train`, which "
+            "checks that a checkpoint is complete; Axolotl's own choice takes the highest number.",
+            {
+                "save_strategy": "steps",
+                "save_steps": _whole(setup.save.steps),
+                "save_total_limit": setup.spec.checkpoint.keep,
+            },
+        ),
+        *_tracking(setup),
+    ]
+    return AxolotlFile(tuple(sections), dict(setup.spec.axolotl))
+
+
+def _model(setup: Setup, plugins: Sequence[str]) -> Section:
+    template = "alpaca" if setup.alpaca else setup.model.chat_template
+    if template == "alpaca" and not setup.alpaca:
+        template = "tokenizer_default"  # the spec asks for chat
+    keys: dict[str, Any] = {
+        "base_model": setup.spec.model,
+        "plugins": list(plugins),
+        "chat_template": template,
+    }
+    if setup.model.special_tokens:
+        keys["special_tokens"] = dict(setup.model.special_tokens)
+    if setup.spec.trust_remote_code:
+        keys["trust_remote_code"] = True
+    return Section("The model, and how a conversation becomes text.", keys)
+
+
+def _method(setup: Setup) -> Section:
+    spec, method = setup.spec, setup.method
+    keys = dict(method.axolotl)
+    targets = setup.model.lora_target_modules
+    if method.is_adapter and targets is not None:
+        keys.pop("lora_target_linear", None)
+        keys["lora_target_modules"] = targets if isinstance(targets, str) else list(targets)
+    if not method.is_adapter and setup.model.unfrozen_parameters:
+        keys["unfrozen_parameters"] = list(setup.model.unfrozen_parameters)
+    keys |= {
+        "learning_rate": spec.learning_rate or method.learning_rate,
         "lr_scheduler": "cosine",
         "warmup_ratio": 0.03,
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "seed": spec.seed,
-        "logging_steps": 10,
-        "evals_per_epoch": 1,
-        "save_steps": _whole(spec.checkpoint.save_steps),
-        "save_total_limit": spec.checkpoint.keep,
-        **gpu_or_cpu,
-        **_tracking_keys(spec),
-        **({"hub_model_id": spec.hub.repo, "hub_private_repo": True} if spec.hub else {}),
     }
-    return config | spec.axolotl
+    return Section(f"Method: {method.description}. Cosine decay after a short warm-up.", keys)
 
 
-def axolotl_yaml(config: dict[str, Any]) -> str:
-    """The configuration as a file."""
-    return _HEADER + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-
-
-def _whole(steps: float) -> float | int:
-    """A whole number of steps as an int; below 1 it is a share of the run and stays a float."""
-    return steps if steps < 1 else round(steps)
+def _batch(setup: Setup) -> Section:
+    batch, world = setup.batch, setup.cluster.world_size
+    return Section(
+        f"Batch: {world} process{'es' * (world > 1)} x {batch.micro} x {batch.accumulation} = "
+        f"{batch.global_size} sequences per optimizer step.",
+        {
+            "num_epochs": setup.spec.epochs,
+            "micro_batch_size": batch.micro,
+            "gradient_accumulation_steps": batch.accumulation,
+            "eval_batch_size": batch.micro,
+            "evals_per_epoch": 1,
+            "logging_steps": 10,
+        },
+    )
 
 
 def _dataset(path: str) -> dict[str, Any]:
@@ -96,56 +161,31 @@ def _dataset(path: str) -> dict[str, Any]:
     }
 
 
-def _cpu_keys(*, lora: bool) -> dict[str, Any]:
-    keys: dict[str, Any] = {
-        "bf16": False,
-        "fp16": False,
-        "tf32": False,
-        "optimizer": "adamw_torch",
-        "attn_implementation": "sdpa",
-        # Without packing (it needs flash attention), rows of like length save most padding.
-        "group_by_length": True,
-        "dataloader_pin_memory": False,
-    }
-    if lora:
-        # Axolotl turns its fused LoRA kernels on by itself, and they run on CUDA alone.
-        kernels = ("mlp", "qkv", "o", "embedding")
-        keys |= {f"lora_{kernel}_kernel": False for kernel in kernels}
-    return keys
+def _tracking(setup: Setup) -> list[Section]:
+    sections = []
+    wandb, hub = setup.spec.tracking.wandb, setup.spec.hub
+    if wandb is not None:
+        keys = {"wandb_project": wandb.project, "wandb_name": wandb.name or setup.spec.name}
+        if wandb.entity:
+            keys["wandb_entity"] = wandb.entity
+        why = "Weights & Biases; offline where there is no login (`wandb sync` uploads later)."
+        sections.append(Section(why, keys))
+    if hub is not None:
+        why = "The trained model goes to the Hub, private until you change it."
+        sections.append(Section(why, {"hub_model_id": hub.repo, "hub_private_repo": True}))
+    return sections
 
 
-def _gpu_keys(cluster: Cluster, model: ModelInfo, *, quantised: bool) -> dict[str, Any]:
-    keys: dict[str, Any] = {
-        "bf16": True,
-        "tf32": True,
-        "optimizer": "adamw_torch_fused",
-        "attn_implementation": "flash_attention_2",
-        # Short tasks fill a small part of a padded batch; packing puts many rows in a sequence.
-        "sample_packing": True,
-        "eval_sample_packing": False,
-    }
-    if cluster.world_size > 1:
-        fsdp: dict[str, Any] = {
-            "offload_params": False,
-            # Rank 0 reads the weights and scatters them; with 4-bit weights that deadlocks.
-            "cpu_ram_efficient_loading": not quantised,
-            "reshard_after_forward": True,
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            # A full state dict restores LoRA wrongly on resume (accelerate#4206).
-            "state_dict_type": "SHARDED_STATE_DICT",
-            "activation_checkpointing": True,
-        }
-        if model.layer_class:
-            fsdp["transformer_layer_cls_to_wrap"] = model.layer_class
-        keys |= {"fsdp_version": 2, "fsdp_config": fsdp}
-    else:
-        keys["gradient_checkpointing"] = True
-    return keys
+def _whole(steps: float) -> float | int:
+    """A whole number of steps as an int; below 1 it is a share of the run and stays a float."""
+    return steps if steps < 1 else round(steps)
 
 
-def _tracking_keys(spec: Spec) -> dict[str, Any]:
-    wandb = spec.tracking.wandb
-    if wandb is None:
-        return {}
-    keys = {"wandb_project": wandb.project, "wandb_name": wandb.name or spec.name}
-    return keys | ({"wandb_entity": wandb.entity} if wandb.entity else {})
+def _comment(text: str) -> str:
+    import textwrap
+
+    return "".join(f"# {line}\n" for line in textwrap.wrap(text, 98))
+
+
+def _dump(keys: dict[str, Any]) -> str:
+    return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True)

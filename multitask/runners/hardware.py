@@ -1,0 +1,182 @@
+"""The part of Axolotl's configuration that follows from the machines: speed and sharding.
+
+Each section says what it buys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from multitask.cluster import Sharding
+from multitask.runners.setup import Setup
+
+_LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+
+
+class Section(NamedTuple):
+    """Some keys of a configuration, and why they are there.
+
+    Attributes:
+        why: A sentence or two for the file's comment.
+        keys: The keys.
+    """
+
+    why: str
+    keys: dict[str, Any]
+
+
+def cpu_sections(setup: Setup) -> list[Section]:
+    """What training on a CPU needs."""
+    keys: dict[str, Any] = {
+        "bf16": False,
+        "fp16": False,
+        "tf32": False,
+        "optimizer": "adamw_torch",
+        "attn_implementation": setup.attention,
+        "group_by_length": True,
+        "dataloader_pin_memory": False,
+    }
+    if setup.method.is_adapter:
+        keys |= dict.fromkeys(_LORA_KERNELS, False)
+    why = (
+        "CPU: float32, since bfloat16 is emulated; rows of like length together, since packing "
+        "needs flash attention. Axolotl turns its fused LoRA kernels on by itself, and they run "
+        "on CUDA alone."
+    )
+    return [Section(why, keys), *_compile(setup)]
+
+
+def gpu_sections(setup: Setup) -> list[Section]:
+    """What makes GPUs fast where it is safe, and how they share the model."""
+    return [
+        _precision(setup),
+        _attention(setup),
+        *_kernels(setup),
+        *_compile(setup),
+        _loading(),
+        *_sharding(setup),
+    ]
+
+
+def _precision(setup: Setup) -> Section:
+    return Section(
+        "bfloat16 halves memory and doubles speed against float32, without loss scaling; TF32 "
+        "speeds up what is left in float32. The fused AdamW updates all weights in few kernels.",
+        {
+            "bf16": True,
+            "tf32": True,
+            "optimizer": setup.method.axolotl.get("optimizer", "adamw_torch_fused"),
+        },
+    )
+
+
+def _attention(setup: Setup) -> Section:
+    keys: dict[str, Any] = {"attn_implementation": setup.attention}
+    if setup.packing:
+        keys |= {
+            "sample_packing": True,
+            "eval_sample_packing": False,
+            "pad_to_sequence_len": True,
+        }
+        why = (
+            "Packing puts several rows into one sequence: short tasks waste over 80 % of a padded "
+            "batch. Flash attention keeps packed rows apart. Evaluation is not packed, so that "
+            "every row keeps its task. Sequences of one length keep memory even."
+        )
+    else:
+        keys["group_by_length"] = True
+        why = (
+            "No packing: with this model's attention, packed rows would see each other. Rows of "
+            "like length together save most of the padding."
+        )
+    return Section(why, keys)
+
+
+def _kernels(setup: Setup) -> list[Section]:
+    sections = []
+    if setup.model.liger:
+        why = (
+            "Liger's fused kernels: less memory and some 10-20 % more speed. Its fused linear "
+            "cross entropy never holds all logits while training, which at large vocabularies is "
+            "the largest tensor, and still gives them in evaluation, which per-task accuracy needs "
+            "(cut cross entropy does not)."
+        )
+        sections.append(Section(why, dict.fromkeys(setup.model.liger, True)))
+    if setup.method.is_adapter and not _lora_kernels_fit(setup):
+        why = "Axolotl turns its fused LoRA kernels on by itself; they do not fit here."
+        sections.append(Section(why, dict.fromkeys(_LORA_KERNELS, False)))
+    return sections
+
+
+def _lora_kernels_fit(setup: Setup) -> bool:
+    return (
+        setup.model.lora_kernels
+        and setup.method.base_bits != 8
+        and not setup.spec.trust_remote_code
+        and setup.method.axolotl["adapter"] in ("lora", "qlora")
+    )
+
+
+def _compile(setup: Setup) -> list[Section]:
+    if not setup.spec.torch_compile:
+        return []
+    why = "torch.compile fuses what is left; the first steps take minutes, so it pays on long runs."
+    return [Section(why, {"torch_compile": True})]
+
+
+def _loading() -> Section:
+    why = "Batches are made ahead by processes of their own and copied from pinned memory."
+    return Section(
+        why,
+        {
+            "dataloader_pin_memory": True,
+            "dataloader_num_workers": 4,
+            "dataloader_prefetch_factor": 8,
+        },
+    )
+
+
+def _sharding(setup: Setup) -> list[Section]:
+    sharding = setup.topology.sharding
+    if sharding.is_fsdp:
+        return [_fsdp(setup)]
+    recompute = {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    }
+    checkpointing = Section(
+        "Layers are computed again in the backward pass instead of kept: a third more work, far "
+        "less memory.",
+        recompute,
+    )
+    if sharding.deepspeed_stage is None:
+        return [checkpointing]
+    why = f"DeepSpeed ZeRO-{sharding.deepspeed_stage} ({setup.topology.reason})."
+    return [checkpointing, Section(why, {"deepspeed": "deepspeed.json"})]
+
+
+def _fsdp(setup: Setup) -> Section:
+    topology = setup.topology
+    fsdp: dict[str, Any] = {
+        "offload_params": topology.cpu_offload,
+        # Rank 0 reads the weights and scatters them; with 4-bit weights that deadlocks.
+        "cpu_ram_efficient_loading": setup.method.base_bits == 16,
+        "reshard_after_forward": True,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        # A full state dict restores LoRA wrongly on resume (accelerate#4206).
+        "state_dict_type": "SHARDED_STATE_DICT",
+        "activation_checkpointing": True,
+    }
+    if setup.model.layer_class:
+        fsdp["transformer_layer_cls_to_wrap"] = setup.model.layer_class
+    keys: dict[str, Any] = {"fsdp_version": 2, "fsdp_config": fsdp}
+    kind = "full shard over all GPUs"
+    if topology.sharding is Sharding.HSDP:
+        kind = "sharded inside each node, replicated across nodes"
+        keys |= {"dp_shard_size": topology.shard, "dp_replicate_size": topology.replicate}
+    why = (
+        f"FSDP2, {kind} ({topology.reason}). Checkpoints are sharded: a full state dict restores "
+        "LoRA wrongly on resume (accelerate#4206). Layers are computed again in the backward pass "
+        "(activation checkpointing), which clashes with `gradient_checkpointing`."
+    )
+    return Section(why, keys)

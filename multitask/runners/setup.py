@@ -1,0 +1,63 @@
+"""Everything a training engine's files are made from, decided once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from multitask.cluster import Batch, Cluster, Method, Topology
+from multitask.models import ModelInfo
+from multitask.spec import Spec
+
+
+@dataclass(frozen=True)
+class SavePlan:
+    """When checkpoints are written.
+
+    Attributes:
+        steps: Optimizer steps between saves; below 1 a share of the run.
+        reason: How that was found, with the expected loss.
+    """
+
+    steps: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run's training, decided but not yet written in any engine's words.
+
+    Attributes:
+        spec: The user's choices.
+        cluster: Where it trains.
+        method: Which weights learn.
+        model: What is known of the model.
+        topology: How its state is sharded.
+        batch: How an optimizer step's sequences are spread.
+        packing: Whether several rows share a sequence.
+        save: When checkpoints are written.
+        notes: What was decided and why, for the plan.
+        warnings: What the user should look at.
+    """
+
+    spec: Spec
+    cluster: Cluster
+    method: Method
+    model: ModelInfo
+    topology: Topology
+    batch: Batch
+    packing: bool
+    save: SavePlan
+    notes: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def alpaca(self) -> bool:
+        """Whether prompts take the Alpaca form."""
+        return self.spec.templates.format == "alpaca" or (
+            self.spec.templates.format is None and self.model.alpaca
+        )
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation."""
+        return self.model.attention_on(flash=not self.cluster.on_cpu)
