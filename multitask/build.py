@@ -9,10 +9,10 @@ from pathlib import Path
 from multitask.cluster import load_cluster
 from multitask.data.prepare import Prepared, Report, prepare_tasks
 from multitask.data.write import Progress, no_garbage_collection, no_progress, write_data
+from multitask.models import model_info
 from multitask.run import Run, staged
 from multitask.runners.accelerate import accelerate_yaml, node_script
 from multitask.runners.axolotl import axolotl_config, axolotl_yaml
-from multitask.runners.model_info import model_info
 from multitask.runners.validate import axolotl_installed, validate_axolotl
 from multitask.spec import Spec
 

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from multitask.cluster import Cluster, derive_batch
+from multitask.models import ModelInfo
 from multitask.resources import load_config
-from multitask.runners.model_info import ModelInfo
 from multitask.spec import Spec
 
 PLUGIN = "multitask.plugin.MultitaskPlugin"

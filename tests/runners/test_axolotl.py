@@ -13,9 +13,9 @@ import yaml
 from multitask.build import build_config
 from multitask.cluster import load_cluster
 from multitask.errors import InputError
+from multitask.models import ModelInfo, model_info
 from multitask.runners.accelerate import accelerate_yaml, node_script
 from multitask.runners.axolotl import axolotl_config
-from multitask.runners.model_info import ModelInfo, model_info
 from multitask.runners.validate import axolotl_installed, validate_axolotl
 from multitask.spec import Spec
 
