@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitask.cluster import load_cluster
 from multitask.data.prepare import Prepared, Progress, Report, no_progress, prepare_tasks
+from multitask.data.workload import workload_of
 from multitask.data.write import no_garbage_collection, write_data
+from multitask.models import model_info
 from multitask.run import Run, staged
 from multitask.runners.accelerate import accelerate_yaml, node_script
-from multitask.runners.axolotl import axolotl_config, axolotl_yaml
-from multitask.runners.model_info import model_info
+from multitask.runners.axolotl import axolotl_file
+from multitask.runners.decide import decide
+from multitask.runners.setup import Setup
 from multitask.runners.validate import axolotl_installed, validate_axolotl
 from multitask.spec import Spec
 
@@ -55,8 +57,7 @@ def build_config(
             holds something else.
     """
     out = Path(out)
-    cluster = load_cluster(spec.cluster)
-    axolotl_config(spec, cluster, model_info(spec.model, out))  # wrong keys end it before the work
+    decide(spec, model_info(spec.model, out))  # wrong keys end it before the work
     check = validate and axolotl_installed()
     with no_garbage_collection(), staged(out) as stage:
         prepared = prepare_tasks(spec, report=report, progress=progress)
@@ -64,14 +65,19 @@ def build_config(
         run.spec.write_text(spec.to_yaml(), encoding="utf-8")
         add_files(stage, prepared)
         write_data(prepared, spec, stage, progress=progress)
-        config = axolotl_config(spec, cluster, model_info(spec.model, stage))
-        run.axolotl.write_text(axolotl_yaml(config), encoding="utf-8")
-        run.accelerate.write_text(accelerate_yaml(cluster), encoding="utf-8")
-        run.launch.mkdir()
-        script = run.launch / "node.sh"
-        script.write_text(node_script(cluster), encoding="utf-8")
-        script.chmod(0o755)
+        setup = decide(spec, model_info(spec.model, stage), workload_of(run))
+        write_launch_files(run, setup)
         if check:
             report("asking Axolotl's validator (about 15 s)")
-            validate_axolotl(run.axolotl, cluster)
+            validate_axolotl(run.axolotl, setup.cluster)
     return Built(run=Run(out), validated=check)
+
+
+def write_launch_files(run: Run, setup: Setup) -> None:
+    """Write ``axolotl.yaml``, ``accelerate.yaml`` and ``launch/`` into a run directory."""
+    run.axolotl.write_text(axolotl_file(setup).to_yaml(), encoding="utf-8")
+    run.accelerate.write_text(accelerate_yaml(setup.cluster), encoding="utf-8")
+    run.launch.mkdir()
+    script = run.launch / "node.sh"
+    script.write_text(node_script(setup.cluster), encoding="utf-8")
+    script.chmod(0o755)

@@ -107,7 +107,7 @@ class TemplatesSpec(StrictModel):
     list_labels: bool | None = None
     answers: Literal["letter", "text"] = "letter"
     shuffle_options: bool = False
-    format: Literal["chat", "alpaca"] = "chat"
+    format: Literal["auto", "chat", "alpaca"] = "auto"
 
 
 class MixtureSpec(StrictModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -113,14 +113,12 @@ def load_cluster(name: str) -> Cluster:
     if not isinstance(content, dict):
         raise InputError("a cluster is a mapping of keys to values", where=path)
     try:
-        return Cluster(**({"name": path.stem} | content))
-    except (ValidationError, TypeError) as error:
-        raise _explain(error, path, content) from None
+        return Cluster.model_validate({"name": path.stem} | content)
+    except ValidationError as error:
+        raise _explain(error, path) from None
 
 
-def _explain(error: ValidationError | TypeError, path: Path, content: dict[Any, Any]) -> InputError:
-    if isinstance(error, TypeError):
-        return InputError(f"keys must be words: {list(content)}", where=path)
+def _explain(error: ValidationError, path: Path) -> InputError:
     issue = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")[0]
     key = ".".join(str(part) for part in issue["loc"])
     if issue["type"] == "extra_forbidden":

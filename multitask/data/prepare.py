@@ -24,6 +24,7 @@ from multitask.data.render import Renderer, pick_templates
 from multitask.data.sources import Source, read_task
 from multitask.data.split import stratified_split
 from multitask.errors import InputError
+from multitask.models import model_info
 from multitask.run import SPLITS
 from multitask.spec import Spec
 from multitask.task_spec import TaskSpec
@@ -162,8 +163,15 @@ def prepare_tasks(
         leaks=leaks,
         near_pairs=None if neighbours is None else len(neighbours),
         seed=spec.seed,
-        alpaca=spec.templates.format == "alpaca",
+        alpaca=uses_alpaca(spec),
     )
+
+
+def uses_alpaca(spec: Spec) -> bool:
+    """Whether prompts take the Alpaca form: as asked for, or for want of a chat template."""
+    if spec.templates.format != "auto":
+        return spec.templates.format == "alpaca"
+    return model_info(spec.model, Path()).alpaca
 
 
 def _read(entry: str | TaskSpec, adapter: Adapter, spec: Spec, progress: Progress) -> PreparedTask:

@@ -59,7 +59,7 @@ class AxolotlFile(NamedTuple):
         if self.own:
             why = "From the spec's `axolotl`; these win."
             if self.replaced:
-                why += f" They replace our values of: {', '.join(self.replaced)}."
+                why += f" Our own values were replaced for: {', '.join(self.replaced)}."
             parts.append(_comment(why) + _dump(self.own))
         return "\n".join(parts)
 
@@ -98,9 +98,11 @@ def axolotl_file(setup: Setup) -> AxolotlFile:
 
 
 def _model(setup: Setup, plugins: Sequence[str]) -> Section:
-    template = "alpaca" if setup.alpaca else setup.model.chat_template
-    if template == "alpaca" and not setup.alpaca:
-        template = "tokenizer_default"  # the spec asks for chat
+    template = setup.model.chat_template
+    if setup.alpaca:
+        template = "alpaca"
+    elif template == "alpaca":  # but the spec asks for chat
+        template = "tokenizer_default"
     keys: dict[str, Any] = {
         "base_model": setup.spec.model,
         "plugins": list(plugins),

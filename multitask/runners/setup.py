@@ -33,6 +33,7 @@ class Setup:
         model: What is known of the model.
         topology: How its state is sharded.
         batch: How an optimizer step's sequences are spread.
+        alpaca: Whether prompts take the Alpaca form.
         packing: Whether several rows share a sequence.
         save: When checkpoints are written.
         notes: What was decided and why, for the plan.
@@ -45,17 +46,11 @@ class Setup:
     model: ModelInfo
     topology: Topology
     batch: Batch
+    alpaca: bool
     packing: bool
     save: SavePlan
     notes: tuple[str, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
-
-    @property
-    def alpaca(self) -> bool:
-        """Whether prompts take the Alpaca form."""
-        return self.spec.templates.format == "alpaca" or (
-            self.spec.templates.format is None and self.model.alpaca
-        )
 
     @property
     def attention(self) -> str:

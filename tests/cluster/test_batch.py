@@ -19,7 +19,18 @@ def test_the_parts_multiply_to_the_whole_or_are_refused(size: int) -> None:
         return
     batch = derive_batch(size, cluster)
     assert 12 * batch.micro * batch.accumulation == size
-    assert batch.micro <= cluster.max_micro_batch
+    assert batch.micro <= 8
+
+
+@given(st.floats(1, 200))
+def test_the_default_holds_about_96_rows_or_one_sequence_a_gpu(rows_per_sequence: float) -> None:
+    batch = derive_batch(None, load_cluster("3x4-a100-80gb"), rows_per_sequence=rows_per_sequence)
+    assert batch.global_size == 12 or batch.global_size * rows_per_sequence <= 96
+
+
+def test_memory_bounds_the_micro_batch() -> None:
+    batch = derive_batch(96, load_cluster("3x4-a100-80gb"), most=3)
+    assert (batch.micro, batch.accumulation) == (2, 4)
 
 
 def test_the_refusal_names_the_nearest_batches() -> None:

@@ -13,9 +13,10 @@ import yaml
 from multitask.build import build_config
 from multitask.cluster import load_cluster
 from multitask.errors import InputError
+from multitask.models import model_info
 from multitask.runners.accelerate import accelerate_yaml, node_script
-from multitask.runners.axolotl import axolotl_config
-from multitask.runners.model_info import ModelInfo, model_info
+from multitask.runners.axolotl import axolotl_file
+from multitask.runners.decide import decide
 from multitask.runners.validate import axolotl_installed, validate_axolotl
 from multitask.spec import Spec
 
@@ -23,9 +24,12 @@ _SHELLCHECK = Path(sys.executable).parent / "shellcheck"  # from the package she
 needs_axolotl = pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed")
 
 
+_LLAMA = model_info("meta-llama/Llama-3.1-8B-Instruct", Path("/nowhere"))
+
+
 def _config(**changes: object) -> dict[str, object]:
     spec = Spec.model_validate({"model": "a/b", "tasks": ["banking77"]} | changes)
-    return axolotl_config(spec, load_cluster(spec.cluster), ModelInfo("llama", "LlamaDecoderLayer"))
+    return axolotl_file(decide(spec, _LLAMA)).config
 
 
 def test_the_cluster_gets_sharded_fsdp2() -> None:

@@ -1,0 +1,64 @@
+"""How much there is to train on: what batch, time and cost follow from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from multitask.data.write import iterate_rows
+from multitask.run import Run
+
+# Where no tokenizer is at hand: English text under current vocabularies has some 4 characters a
+# token, and a chat template adds some 20 tokens to a conversation.
+_CHARACTERS_PER_TOKEN = 4.0
+_TEMPLATE_TOKENS = 20
+_SAMPLE = 4000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows and tokens of a run's training mixture.
+
+    Attributes:
+        rows: Rows in one pass over the mixture.
+        validation_rows: Rows of the validation split.
+        tokens_per_row: Mean tokens of a row, prompt included.
+        longest: Most tokens of a row that was looked at.
+        counted: Whether tokens were counted with the model's tokenizer; else they are guessed
+            from characters.
+    """
+
+    rows: int
+    validation_rows: int
+    tokens_per_row: float
+    longest: int
+    counted: bool
+
+    def rows_per_sequence(self, sequence_len: int) -> float:
+        """Rows that fit into a packed sequence on average, at least 1.
+
+        Packing fills a sequence to some 95 %: the next row is too long for what is left.
+        """
+        return max(1.0, 0.95 * sequence_len / self.tokens_per_row)
+
+
+def workload_of(run: Run) -> Workload:
+    """Read a prepared run's workload from its manifest, or guess tokens from its rows."""
+    manifest: dict[str, Any] = json.loads(run.manifest.read_text(encoding="utf-8"))
+    tasks = manifest["tasks"].values()
+    rows = sum(task["mixture"]["rows"] for task in tasks)
+    validation = sum(task["counts"]["validation"]["rows"] for task in tasks)
+    counts = [task.get("tokens") for task in tasks]
+    if all(counts):
+        total = sum(count["total"] for count in counts)
+        longest = max(count["longest"] for count in counts)
+        return Workload(rows, validation, total / rows, longest, counted=True)
+    lengths = [
+        sum(len(message["content"]) for message in row["messages"]) / _CHARACTERS_PER_TOKEN
+        + _TEMPLATE_TOKENS
+        for row in islice(iterate_rows(run.split("train")), _SAMPLE)
+    ]
+    mean = sum(lengths) / len(lengths)
+    return Workload(rows, validation, mean, round(max(lengths)), counted=False)
