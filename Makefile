@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python -m
 # installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
 TORCH := torch==2.13.0
 
-.PHONY: help install quickstart test test-fast lint format benchmark-from-scratch clean
+.PHONY: help install quickstart test test-fast methods lint format benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
@@ -29,7 +29,10 @@ test: $(VENV)/.installed  ## All tests, with a real Axolotl training
 	$(RUN) pytest
 
 test-fast: $(VENV)/.installed  ## The tests that start no training
-	$(RUN) pytest -m 'not train'
+	$(RUN) pytest -m 'not train and not slow'
+
+methods: $(VENV)/.installed  ## Train a toy with every method that runs without a GPU
+	$(RUN) pytest -m 'slow or not slow' tests/test_methods.py
 
 lint: $(VENV)/.installed  ## ruff and mypy --strict
 	$(RUN) ruff check .

@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
-from axolotl.integrations.base import BasePlugin
+from axolotl.integrations.base import AdapterCapabilities, BasePlugin
 from transformers import TrainerCallback
 
+from multitask.callbacks import adalora
+from multitask.callbacks.progress import ProgressCallback
 from multitask.run import Run
 
 _PATH_KEYS = ("output_dir", "dataset_prepared_path", "base_model", "deepspeed")
@@ -21,7 +20,7 @@ _DATASET_KEYS = ("datasets", "test_datasets")
 
 
 class MultitaskPlugin(BasePlugin):
-    """Anchors a run's paths and records its progress.
+    """Anchors a run's paths, records its progress, and brings the adapters that Axolotl lacks.
 
     Attributes:
         run: The run directory: the folder of the ``axolotl.yaml`` that was started.
@@ -51,51 +50,24 @@ class MultitaskPlugin(BasePlugin):
         return str(path) if output or path.exists() else value
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[TrainerCallback]:  # noqa: ARG002
-        """Add the callback that writes ``logs/trainer.jsonl``."""
-        return [ProgressCallback(self.run.trainer_events)]
+        """Add the callbacks: the progress in ``logs/trainer.jsonl``, and AdaLoRA's ranks."""
+        callbacks: list[TrainerCallback] = [ProgressCallback(self.run.trainer_events)]
+        if cfg["adapter"] == adalora.NAME:
+            callbacks.append(adalora.AdaLoraCallback())
+        return callbacks
 
+    def get_adapter_capabilities(self) -> list[AdapterCapabilities]:
+        """Make ``adapter: adalora`` known to Axolotl."""
+        return [AdapterCapabilities(name=adalora.NAME, lora_like=True)]
 
-class ProgressCallback(TrainerCallback):
-    """Appends what the trainer reports to a file, from the first process only.
-
-    Each line is a JSON object: ``event`` (``start``, ``step``, ``log``, ``save``, ``end``),
-    ``time`` in seconds since 1970, ``step``, ``max_steps``, and for ``log`` the ``values``.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Write to ``path``."""
-        self.path = path
-
-    def _write(self, event: str, state: Any, **more: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        line = {
-            "event": event,
-            "time": time.time(),
-            "step": state.global_step,
-            "max_steps": state.max_steps,
-            **more,
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, default=str) + "\n")
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Record the start and the process."""
-        self._write("start", state, pid=os.getpid())
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Record an optimizer step."""
-        self._write("step", state)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-        """Record the trainer's numbers."""
-        self._write("log", state, values=logs or {})
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Record a checkpoint."""
-        self._write("save", state)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Record the end."""
-        self._write("end", state)
+    def load_adapter(
+        self,
+        model: Any,
+        cfg: Any,
+        inference: bool = False,
+        config_only: bool = False,
+    ) -> tuple[Any, Any] | None:
+        """Load AdaLoRA where it is asked for."""
+        if cfg["adapter"] != adalora.NAME or inference or config_only:
+            return None
+        return adalora.load_adalora(model, cfg)

@@ -1,0 +1,1 @@
+"""What the plugin does while Axolotl trains: callbacks of the trainer."""

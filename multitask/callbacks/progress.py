@@ -1,0 +1,57 @@
+"""A training's progress, as events in a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class ProgressCallback(TrainerCallback):
+    """Appends what the trainer reports to a file, from the first process only.
+
+    Each line is a JSON object: ``event`` (``start``, ``step``, ``log``, ``save``, ``end``),
+    ``time`` in seconds since 1970, ``step``, ``max_steps``, and for ``log`` the ``values``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Write to ``path``."""
+        self.path = path
+
+    def _write(self, event: str, state: Any, **more: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        line = {
+            "event": event,
+            "time": time.time(),
+            "step": state.global_step,
+            "max_steps": state.max_steps,
+            **more,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, default=str) + "\n")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record the start and the process."""
+        self._write("start", state, pid=os.getpid())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record an optimizer step."""
+        self._write("step", state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record the trainer's numbers."""
+        self._write("log", state, values=logs or {})
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record a checkpoint."""
+        self._write("save", state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record the end."""
+        self._write("end", state)
