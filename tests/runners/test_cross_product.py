@@ -1,0 +1,46 @@
+"""Every method on every model on every cluster either makes a configuration or says why not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from multitask.errors import InputError
+from multitask.models import families, model_info
+from multitask.resources import config_names
+from multitask.runners.axolotl import axolotl_file
+from multitask.runners.decide import decide
+from multitask.spec import Spec
+
+_MODELS = sorted({i for family in families().values() for i in family.ids})
+_METHODS = config_names("methods")
+_CLUSTERS = config_names("clusters")
+
+
+def test_all_combinations_make_a_file_or_a_reason() -> None:
+    outcomes: Counter[str] = Counter()
+    for model in _MODELS:
+        info = model_info(model, Path("/nowhere"))
+        for method in _METHODS:
+            for cluster in _CLUSTERS:
+                spec = Spec(
+                    model=model,
+                    tasks=("banking77",),
+                    method=method,
+                    cluster=cluster,
+                    trust_remote_code=info.trust_remote_code,
+                )
+                try:
+                    file = axolotl_file(decide(spec, info))
+                except InputError as refusal:
+                    outcomes["refused with a reason" if refusal.where else "refused"] += 1
+                    continue
+                outcomes["made"] += 1
+                if outcomes["made"] % 50 == 0:  # parsing is slow
+                    assert yaml.safe_load(file.to_yaml()) == file.config
+    assert outcomes.total() == len(_MODELS) * len(_METHODS) * len(_CLUSTERS)
+    assert outcomes.total() > 5000
+    assert outcomes["refused"] == 0
+    assert outcomes["made"] > outcomes["refused with a reason"] > 0
