@@ -10,11 +10,11 @@ from multitask.data.prepare import Prepared, Progress, Report, no_progress, prep
 from multitask.data.workload import workload_of
 from multitask.data.write import no_garbage_collection, write_data
 from multitask.models import model_info
+from multitask.planning.decide import decide
+from multitask.planning.setup import Setup
 from multitask.run import Run, staged
 from multitask.runners.accelerate import accelerate_yaml, node_script
 from multitask.runners.axolotl import axolotl_file
-from multitask.runners.decide import decide
-from multitask.runners.setup import Setup
 from multitask.runners.validate import axolotl_installed, validate_axolotl
 from multitask.spec import Spec
 

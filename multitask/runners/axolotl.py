@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from multitask.planning.setup import Setup
 from multitask.runners.hardware import Section, cpu_sections, gpu_sections
-from multitask.runners.setup import Setup
 
 PLUGIN = "multitask.plugin.MultitaskPlugin"
 LIGER_PLUGIN = "axolotl.integrations.liger.LigerPlugin"

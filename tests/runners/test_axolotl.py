@@ -14,9 +14,9 @@ from multitask.build import build_config
 from multitask.cluster import load_cluster
 from multitask.errors import InputError
 from multitask.models import model_info
+from multitask.planning.decide import decide
 from multitask.runners.accelerate import accelerate_yaml, node_script
 from multitask.runners.axolotl import axolotl_file
-from multitask.runners.decide import decide
 from multitask.runners.validate import axolotl_installed, validate_axolotl
 from multitask.spec import Spec
 

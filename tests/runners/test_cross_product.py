@@ -9,9 +9,9 @@ import yaml
 
 from multitask.errors import InputError
 from multitask.models import families, model_info
+from multitask.planning.decide import decide
 from multitask.resources import config_names
 from multitask.runners.axolotl import axolotl_file
-from multitask.runners.decide import decide
 from multitask.spec import Spec
 
 _MODELS = sorted({i for family in families().values() for i in family.ids})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from multitask.cluster import Batch, Cluster, Method, Topology
+from multitask.data.workload import Workload
+from multitask.estimate import Estimate
 from multitask.models import ModelInfo
 from multitask.spec import Spec
 
@@ -36,7 +38,8 @@ class Setup:
         alpaca: Whether prompts take the Alpaca form.
         packing: Whether several rows share a sequence.
         save: When checkpoints are written.
-        notes: What was decided and why, for the plan.
+        workload: Rows and tokens; None before the data is read.
+        estimate: What it needs and costs; None where the model's sizes are not known.
         warnings: What the user should look at.
     """
 
@@ -49,8 +52,9 @@ class Setup:
     alpaca: bool
     packing: bool
     save: SavePlan
-    notes: tuple[str, ...] = field(default=())
-    warnings: tuple[str, ...] = field(default=())
+    workload: Workload | None = None
+    estimate: Estimate | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def attention(self) -> str:
