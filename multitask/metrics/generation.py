@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from multitask.data.normal_form import normalised, without_punctuation
-from multitask.metrics.classification import Estimate, accuracy
+from multitask.metrics.classification import accuracy
+from multitask.metrics.estimate import Estimate
 
 _RESAMPLES = 1000
 
