@@ -140,17 +140,32 @@ def label_codes(
             label is there twice.
     """
     require_rows(gold, predicted)
-    index = {label: i for i, label in enumerate(labels)}
-    if len(index) < len(labels):
-        raise ValueError("the label space names a label twice")
+    index = label_index(labels)
+    off_list = len(labels)
+    predicted_codes = [index.get(label, off_list) for label in predicted]
+    return gold_codes(gold, labels), np.array(predicted_codes, dtype=np.int64)
+
+
+def gold_codes(gold: Sequence[str], labels: Sequence[str]) -> Ints:
+    """Gold labels as numbers in label order.
+
+    Raises:
+        ValueError: There are no rows, a gold answer is no label, or a label is there twice.
+    """
+    require_rows(gold, gold)
+    index = label_index(labels)
     unknown = set(gold) - index.keys()
     if unknown:
         raise ValueError(f"gold answers not in the label space: {sorted(unknown)[:3]}")
-    off_list = len(labels)
-    return (
-        np.array([index[label] for label in gold], dtype=np.int64),
-        np.array([index.get(label, off_list) for label in predicted], dtype=np.int64),
-    )
+    return np.array([index[label] for label in gold], dtype=np.int64)
+
+
+def label_index(labels: Sequence[str]) -> dict[str, int]:
+    """The place of every label; ValueError where one is there twice."""
+    index = {label: i for i, label in enumerate(labels)}
+    if len(index) < len(labels):
+        raise ValueError("the label space names a label twice")
+    return index
 
 
 def exchangeable(

@@ -253,17 +253,23 @@ def distance(value: float, draws: Floats, null: Floats) -> Estimate:
     """A distance (at least 0) with an interval that allows for its upward bias.
 
     A distance between two estimated distributions is too large on few rows even where there is
-    none, and larger still in a resample: the percentile interval misses the truth. The basic
-    bootstrap interval (Davison and Hinkley, 1997, section 5.2), ``2 * value - quantile``, takes the
-    bias out. The lower end is 0 where the value lies within the central 95 % of the distances
-    that rows with no true distance give.
+    none, and larger still in a resample: the percentile interval misses the truth, always from
+    above where there is none. How much larger (the bias) is seen from the resamples. The ends are
+    those of the basic bootstrap interval (Davison and Hinkley, 1997, section 5.2),
+    ``2 * value - quantile``, which takes the bias out twice, or of the percentile interval with
+    the bias taken out once, whichever is wider: the bias fades as the true distance grows, so
+    that neither alone is right everywhere. The lower end is 0 where the value lies within the
+    central 95 % of the distances that rows with no true distance give.
 
     Args:
         value: The distance on all rows.
         draws: The distance in each resample.
         null: Distances simulated without any true distance.
     """
-    low, high = 2 * value - np.quantile(draws, _TAILS)[::-1]
+    lowest, highest = np.quantile(draws, _TAILS)
+    bias = draws.mean() - value
+    low = min(2 * value - highest, lowest - bias)
+    high = max(2 * value - lowest, highest - bias)
     if value <= np.quantile(null, _TAILS[1]):
         low = 0.0
     return Estimate(value, min(value, max(0.0, float(low))), min(1.0, max(value, float(high))))
