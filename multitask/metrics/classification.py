@@ -1,8 +1,8 @@
 """Metrics of gold and predicted labels, each with a 95 % interval.
 
-Gold answers must be in the label space. A prediction that is not (a generated answer that names no
-label) is *off-list*: it is wrong for its gold label, and a false positive of none; Matthews'
-coefficient and kappa count all off-list answers as one more label that is never gold.
+Gold answers must be in the label space. A prediction that is not, or is None (a generated answer
+that names no label), is *off-list*: it is wrong for its gold label, and a false positive of none;
+Matthews' coefficient and kappa count all off-list answers as one more label that is never gold.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multitask.metrics.estimate import Clusters, Estimate, bootstrap, share
 
 def accuracy(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     *,
     clusters: Clusters | None = None,
     seed: int = 0,
@@ -45,7 +45,7 @@ def accuracy(
 
 def count_metrics(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     labels: Sequence[str],
     *,
     names: Iterable[str] = tuple(COUNT_METRICS),
@@ -69,7 +69,7 @@ def count_metrics(
 
 def macro_f1(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     labels: Sequence[str],
     *,
     clusters: Clusters | None = None,
@@ -96,7 +96,7 @@ def macro_f1(
 
 def balanced_accuracy(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     labels: Sequence[str],
     *,
     clusters: Clusters | None = None,
@@ -112,7 +112,7 @@ def balanced_accuracy(
 
 def weighted_f1(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     labels: Sequence[str],
     *,
     clusters: Clusters | None = None,
@@ -127,7 +127,7 @@ def weighted_f1(
 
 def micro_f1(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     labels: Sequence[str],
     *,
     clusters: Clusters | None = None,
@@ -144,7 +144,7 @@ def micro_f1(
 
 def mcc(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     labels: Sequence[str],
     *,
     clusters: Clusters | None = None,
@@ -161,7 +161,7 @@ def mcc(
 
 def cohen_kappa(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     labels: Sequence[str],
     *,
     clusters: Clusters | None = None,
@@ -179,7 +179,7 @@ def cohen_kappa(
 def _one(
     name: str,
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     labels: Sequence[str],
     clusters: Clusters | None,
     seed: int,

@@ -44,8 +44,8 @@ class PairedTest:
 
 def mcnemar(
     gold: Sequence[str],
-    first: Sequence[str],
-    second: Sequence[str],
+    first: Sequence[str | None],
+    second: Sequence[str | None],
     *,
     method: Literal["mid-p", "exact"] = "mid-p",
 ) -> PairedTest:
@@ -83,8 +83,8 @@ def _binomial(one: int, other: int, *, mid: bool) -> float:
 
 def sign_flip_test(
     gold: Sequence[str],
-    first: Sequence[str],
-    second: Sequence[str],
+    first: Sequence[str | None],
+    second: Sequence[str | None],
     *,
     clusters: Clusters,
     seed: int = 0,
@@ -117,7 +117,7 @@ def sign_flip_test(
 
 
 def _difference(
-    gold: Sequence[str], first: Sequence[str], second: Sequence[str]
+    gold: Sequence[str], first: Sequence[str | None], second: Sequence[str | None]
 ) -> npt.NDArray[np.int_]:
     require_rows(gold, first)
     require_rows(gold, second)
@@ -171,8 +171,8 @@ class Comparison:
 
 def compare(
     gold: Sequence[str],
-    first: Sequence[str],
-    second: Sequence[str],
+    first: Sequence[str | None],
+    second: Sequence[str | None],
     labels: Sequence[str],
     *,
     names: Iterable[str] = ("accuracy", "macro_f1"),

@@ -131,7 +131,7 @@ def counter(gold: Ints, predicted: Ints, classes: int) -> Callable[[Floats], Cou
 
 
 def label_codes(
-    gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]
+    gold: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]
 ) -> tuple[Ints, Ints]:
     """Gold and predicted labels as numbers in label order; off-list predictions are the last + 1.
 
@@ -142,7 +142,9 @@ def label_codes(
     require_rows(gold, predicted)
     index = label_index(labels)
     off_list = len(labels)
-    predicted_codes = [index.get(label, off_list) for label in predicted]
+    predicted_codes = [
+        off_list if label is None else index.get(label, off_list) for label in predicted
+    ]
     return gold_codes(gold, labels), np.array(predicted_codes, dtype=np.int64)
 
 
@@ -186,7 +188,7 @@ def exchangeable(
     return gold, predicted, len(gold)
 
 
-def require_rows(gold: Sequence[str], predicted: Sequence[str]) -> int:
+def require_rows(gold: Sequence[str], predicted: Sequence[str | None]) -> int:
     """How many rows there are; ValueError for none, or where the two differ in length."""
     if len(gold) != len(predicted):
         raise ValueError(f"{len(gold)} gold answers but {len(predicted)} predictions")

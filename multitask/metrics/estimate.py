@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -63,10 +62,19 @@ def wilson(hits: float, n: float) -> Estimate:
     if n <= 0:
         raise ValueError("no rows")
     value = hits / n
-    centre = (value + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
-    half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(value * (1 - value) / n + _Z95**2 / (4 * n**2))
+    low, high = wilson_ends(np.array(value), np.array(float(n)))
+    return Estimate(value, float(low), float(high))
+
+
+def wilson_ends(shares: Floats, n: Floats) -> tuple[Floats, Floats]:
+    """The ends of :func:`wilson` for many shares at once, each of ``n`` rows."""
+    centre = (shares + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
+    spread = np.sqrt(shares * (1 - shares) / n + _Z95**2 / (4 * n**2))
+    half = _Z95 / (1 + _Z95**2 / n) * spread
     # The ends are exact at 0 and 1, where rounding would leave a hair outside.
-    return Estimate(value, min(value, max(0.0, centre - half)), max(value, min(1.0, centre + half)))
+    low: Floats = np.minimum(shares, np.maximum(0.0, centre - half))
+    high: Floats = np.maximum(shares, np.minimum(1.0, centre + half))
+    return low, high
 
 
 def share(

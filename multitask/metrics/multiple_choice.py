@@ -150,7 +150,7 @@ def consistency(answers: Sequence[Sequence[Hashable]]) -> Estimate:
 
 def position_bias(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     positions: Sequence[str],
     *,
     clusters: Clusters | None = None,

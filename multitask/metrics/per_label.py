@@ -19,7 +19,9 @@ from multitask.metrics.estimate import (
 )
 
 
-def confusion_matrix(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> Ints:
+def confusion_matrix(
+    gold: Sequence[str], predicted: Sequence[str | None], labels: Sequence[str]
+) -> Ints:
     """Rows of each gold label that were answered with each label.
 
     Returns:
@@ -58,7 +60,7 @@ class LabelScores:
 
 def per_label(
     gold: Sequence[str],
-    predicted: Sequence[str],
+    predicted: Sequence[str | None],
     labels: Sequence[str],
     *,
     clusters: Clusters | None = None,
