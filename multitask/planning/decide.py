@@ -160,8 +160,8 @@ def _save(draft: _Draft, quote: Estimate | None) -> SavePlan:
     often = f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
     return SavePlan(
         steps,
-        f"every {steps} steps ({often}) at {quote.step.total:.2f} s a step (Young and Daly, one failure "
-        f"in {wanted.mtbf_hours:g} h, at most {wanted.max_minutes:g} min apart); expected loss "
+        f"every {steps} steps ({often}) at {quote.step.total:.2f} s a step (Young and Daly, one "
+        f"failure in {wanted.mtbf_hours:g} h, at most {wanted.max_minutes:g} min apart); expected loss "
         f"{cadence.expected_loss_percent:.1f} % of the time",
     )
 

@@ -109,7 +109,7 @@ def _numbers(setup: Setup) -> Sequence[str]:
             f"{found.hours:.1f} h with start, saves and repeated work{cost}"
         ),
         (
-            f"- disk (estimated): {found.disk_gb:.0f} GB, of which {found.checkpoint_gb:.1f} GB for "
-            "each checkpoint"
+            f"- disk (estimated): {found.disk_gb:.0f} GB, of which {found.checkpoint_gb:.1f} GB "
+            "for each checkpoint"
         ),
     ]
