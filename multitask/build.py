@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from multitask.cluster import load_cluster
 from multitask.data.prepare import Prepared, Report, prepare_tasks
 from multitask.data.write import Progress, no_garbage_collection, no_progress, write_data
 from multitask.run import Run, staged
-from multitask.runners.accelerate import accelerate_yaml, node_script
+from multitask.runners.accelerate import accelerate_yaml
 from multitask.runners.axolotl import axolotl_config, axolotl_yaml
+from multitask.runners.checks import check_config
+from multitask.runners.finding import refuse
+from multitask.runners.launch import launch_scripts
 from multitask.runners.model_info import model_info
-from multitask.runners.validate import axolotl_installed, validate_axolotl
+from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.spec import Spec
 
 
@@ -56,9 +60,24 @@ def build_config(
     """
     out = Path(out)
     cluster = load_cluster(spec.cluster)
-    axolotl_config(spec, cluster, model_info(spec.model, out))  # wrong keys end it before the work
+    # Wrong keys end it before the work.
+    planned = axolotl_config(spec, cluster, model_info(spec.model, out))
+    for warning in refuse(
+        check_config(
+            planned,
+            on_cpu=cluster.on_cpu,
+            world_size=cluster.world_size,
+            compute_capability=cluster.compute_capability,
+        ),
+        where="key 'axolotl'",
+    ):
+        report(f"warning: {warning}")
     check = validate and axolotl_installed()
-    with no_garbage_collection(), staged(out) as stage:
+    with ExitStack() as stack:
+        # Started first: it takes longer to import than most data to prepare.
+        validator = stack.enter_context(AxolotlValidator()) if check else None
+        stack.enter_context(no_garbage_collection())
+        stage = stack.enter_context(staged(out))
         prepared = prepare_tasks(spec, report=report)
         run = Run(stage)
         run.spec.write_text(spec.to_yaml(), encoding="utf-8")
@@ -68,10 +87,11 @@ def build_config(
         run.axolotl.write_text(axolotl_yaml(config), encoding="utf-8")
         run.accelerate.write_text(accelerate_yaml(cluster), encoding="utf-8")
         run.launch.mkdir()
-        script = run.launch / "node.sh"
-        script.write_text(node_script(cluster), encoding="utf-8")
-        script.chmod(0o755)
-        if check:
-            report("asking Axolotl's validator (about 15 s)")
-            validate_axolotl(run.axolotl, cluster)
+        for name, content in launch_scripts(cluster).items():
+            script = run.launch / name
+            script.write_text(content, encoding="utf-8")
+            script.chmod(0o755)
+        if validator is not None:
+            report("asking Axolotl's validator")
+            validator.validate(run.axolotl, cluster)
     return Built(run=Run(out), validated=check)
