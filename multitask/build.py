@@ -94,4 +94,5 @@ def build_config(
         if validator is not None:
             report("asking Axolotl's validator")
             validator.validate(run.axolotl, cluster)
+            validator.validate_accelerate(run.accelerate)
     return Built(run=Run(out), validated=check)

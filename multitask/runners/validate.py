@@ -101,6 +101,20 @@ class AxolotlValidator:
             raise _refusal(answer["errors"], path.name)
         return tuple(answer["warnings"])
 
+    def validate_accelerate(self, path: Path) -> None:
+        """Read ``accelerate.yaml`` with accelerate's own loader.
+
+        Raises:
+            InputError: It has keys that accelerate does not know, or lacks some.
+        """
+        answer = self._ask({"accelerate": str(path)}, path.name)
+        if answer["error"]:
+            raise InputError(
+                f"accelerate refuses the file: {answer['error']}",
+                where=path.name,
+                fix="build the run again; report it if nobody edited the file",
+            )
+
     def _ask(self, question: dict[str, Any], name: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -161,7 +175,10 @@ def _serve(questions: IO[str], answers: IO[str]) -> None:
     for line in questions:
         question = json.loads(line)
         before = dict(os.environ)
-        answer = _validate_here(question["path"], question["capabilities"])
+        if "accelerate" in question:
+            answer = _accelerate_here(question["accelerate"])
+        else:
+            answer = _validate_here(question["path"], question["capabilities"])
         os.environ.clear()
         os.environ.update(before)  # plugins set variables when they are registered
         answers.write(json.dumps(answer) + "\n")
@@ -209,6 +226,17 @@ def _validate_here(path: str, target: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001
             result["errors"] = _complaints(error)
     return result
+
+
+def _accelerate_here(path: str) -> dict[str, Any]:
+    """Load a file as ``accelerate launch --config_file`` does."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    try:
+        load_config_from_file(path)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        return {"error": " ".join(str(error).split())}
+    return {"error": None}
 
 
 def _complaints(error: BaseException) -> list[dict[str, str]]:

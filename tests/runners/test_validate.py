@@ -11,6 +11,7 @@ import yaml
 
 from multitask.cluster import load_cluster
 from multitask.errors import InputError
+from multitask.runners.accelerate import accelerate_yaml
 from multitask.runners.axolotl import axolotl_config
 from multitask.runners.model_info import ModelInfo
 from multitask.runners.validate import AxolotlValidator, axolotl_installed, capabilities
@@ -138,3 +139,17 @@ def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         validator.validate(tmp_path / "axolotl.yaml", _CLUSTER)
     assert "No module named 'axolotl.utils'" in str(error.value)
+
+
+def test_accelerate_s_file_is_read_by_accelerate(
+    validator: AxolotlValidator, tmp_path: Path
+) -> None:
+    path = tmp_path / "accelerate.yaml"
+    path.write_text(accelerate_yaml(_CLUSTER))
+    validator.validate_accelerate(path)
+    path.write_text(accelerate_yaml(_CLUSTER) + "num_machine: 3\n")
+    with pytest.raises(InputError, match="num_machine"):
+        validator.validate_accelerate(path)
+    path.write_text("num_processes: 12\n")
+    with pytest.raises(InputError, match="distributed_type"):
+        validator.validate_accelerate(path)
