@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -90,8 +91,7 @@ def estimate(plan: Plan) -> Estimate:
     size = checkpoint_gb(plan.training, plan.spread)
     stall = save_seconds(size, write_gb_s=plan.write_gb_s)
     cadence = checkpoint_cadence(step.total, stall, plan.mtbf_hours)
-    training_hours = steps * step.total / 3600
-    hours = training_hours * (1 + cadence.expected_loss_percent / 100) + STARTUP_MINUTES / 60
+    hours = _hours(steps * step.total, stall, cadence, plan.mtbf_hours)
     why_not = _why_not(memory, plan.machines)
     price = plan.machines.usd_per_hour
     return Estimate(
@@ -107,6 +107,22 @@ def estimate(plan: Plan) -> Estimate:
         hours=hours,
         usd=None if price is None else hours * price,
     )
+
+
+def _hours(training: float, stall: float, cadence: Cadence, mtbf_hours: float) -> float:
+    """Hours of a run: start, training, at least one save, and work that failures undo.
+
+    Args:
+        training: Seconds of all optimizer steps.
+        stall: Seconds of a save.
+        cadence: The interval between saves.
+        mtbf_hours: Mean time between failures.
+    """
+    interval = min(cadence.minutes * 60, training)
+    saves = math.ceil(training / (cadence.minutes * 60))
+    failures = training / (mtbf_hours * 3600)
+    lost = failures * (interval / 2 + STARTUP_MINUTES * 60)
+    return (training + saves * stall + lost) / 3600 + STARTUP_MINUTES / 60
 
 
 def _why_not(memory: Memory, machines: Machines) -> str:

@@ -20,6 +20,7 @@ from multitask.estimate import (
     flops_per_token,
     full,
     lora,
+    save_seconds,
     step_time,
 )
 from tests.estimate.reference import LLAMA_8B
@@ -141,6 +142,19 @@ def test_cost_is_hours_times_price() -> None:
     training = found.steps * found.step.total / 3600
     assert found.hours > training
     assert estimate(replace(_PLAN, machines=replace(_NODES, usd_per_hour=None))).usd is None
+
+
+def test_a_short_run_pays_for_one_save_and_a_long_one_for_many() -> None:
+    slow = replace(_PLAN, training=full(LLAMA_8B), write_gb_s=0.1)
+    stall = save_seconds(checkpoint_gb(slow.training, slow.spread), write_gb_s=0.1)
+    short, long = (
+        estimate(replace(slow, workload=replace(_WORK, rows=rows))) for rows in (10, 5_000_000)
+    )
+    assert short.steps * short.step.total < short.cadence.minutes * 60
+    assert short.hours * 3600 == pytest.approx(600 + short.step.total + stall, rel=0.01)
+    saves = long.steps // long.cadence.save_steps
+    assert saves > 3
+    assert long.hours * 3600 > long.steps * long.step.total + saves * stall
 
 
 def test_a_plan_that_does_not_fit_says_what_does_not() -> None:
