@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -387,7 +386,7 @@ dist.destroy_process_group()
 def test_the_real_torchrun_meets_at_the_first_node(tmp_path: Path) -> None:
     """Two agents on this machine, two processes each, and a module in Axolotl's place."""
     pytest.importorskip("torch")
-    cluster = replace(_THREE, nodes=2, gpus_per_node=2)
+    cluster = _THREE.model_copy(update={"nodes": 2, "gpus_per_node": 2})
     launcher = Launcher(tmp_path, cluster)
     module = tmp_path / "modules" / "axolotl" / "cli"
     module.mkdir(parents=True)
