@@ -174,3 +174,16 @@ def test_nothing_known_means_nothing_risky() -> None:
     assert "liger_rms_norm" not in config
     assert "sample_packing" not in config
     assert config["lora_mlp_kernel"] is False
+
+
+def test_layers_are_computed_again_only_where_memory_needs_it() -> None:
+    roomy = _decide(_1B)
+    assert axolotl_file(roomy).config["fsdp_config"]["activation_checkpointing"] is False
+    tight = _decide(cluster="1x24gb", method="qlora")
+    assert axolotl_file(tight).config["gradient_checkpointing"] is True
+    asked = _decide(_1B, activation_checkpointing=True)
+    assert axolotl_file(asked).config["fsdp_config"]["activation_checkpointing"] is True
+    assert roomy.estimate is not None
+    assert asked.estimate is not None
+    assert roomy.estimate.step.total < asked.estimate.step.total
+    assert roomy.estimate.memory.total <= 0.75 * 80
