@@ -71,7 +71,7 @@ def score(
         encoder.encode(row["messages"][0]["content"], responses.of(row, candidates))
         for row, candidates in zip(rows, labels, strict=True)
     ]
-    scores = label_scores(loaded.model, queries, pad_token=loaded.pad_token, progress=progress)
+    scores = label_scores(loaded.model, queries, progress=progress)
     return [
         Prediction(
             task=task.name,
