@@ -188,7 +188,8 @@ class Search:
                 whole[np.arange(forest.width)[None] >= sizes[:, None]] = -np.inf
                 if self._unvisited != 0.0:
                     whole = np.where(np.isfinite(whole), goal[:, None], -np.inf)
-            return np.maximum(bounds, whole)
+            np.maximum(bounds, whole, out=bounds)
+            return bounds
         below = (bounds.max(1) - goal > np.log(2)) & (
             (self._unvisited is None) | (loss > _FLAT_LOSS)
         )

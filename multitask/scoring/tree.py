@@ -186,9 +186,10 @@ class TreeReader:
         width = tokens.shape[1]
         if sees is None:
             sees = torch.ones(width, width, dtype=torch.bool, device=model.device).tril()[None]
-        hidden = torch.finfo(model.dtype).min
-        mask = torch.zeros(sees.shape, dtype=model.dtype, device=model.device)
-        mask.masked_fill_(~sees, hidden)
+        # Quantised weights have no such type themselves; embeddings keep the one of activations.
+        dtype = model.get_input_embeddings().weight.dtype
+        mask = torch.zeros(sees.shape, dtype=dtype, device=model.device)
+        mask.masked_fill_(~sees, torch.finfo(dtype).min)
         logits = model(
             input_ids=torch.from_numpy(tokens).to(model.device),
             attention_mask=mask[:, None],
