@@ -58,6 +58,17 @@ class LabelScores:
     nodes: int
     forwards: int
 
+    def normalised(self, lengths: Sequence[int]) -> NDArray[np.float64]:
+        """Log-likelihoods per token or character, for answers of different lengths.
+
+        Its argmax is the best label by length only where every label was visited.
+
+        Args:
+            lengths: Tokens or characters of each answer.
+        """
+        mean: NDArray[np.float64] = self.log_likelihood / np.asarray(lengths, float)
+        return mean
+
 
 class NotFiniteError(MultitaskError):
     """The model returned a number that is not finite."""
