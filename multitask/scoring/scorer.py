@@ -42,7 +42,8 @@ class LabelScores:
     """What a model says of one query's labels.
 
     Attributes:
-        best: Index of the most probable label, the first of equals. Exact.
+        best: Index of the most probable label. Exact; of labels that tie, the first visited one
+            in the order given.
         log_likelihood: Log-likelihood of each label given the prompt, natural logarithm, summed
             over its tokens with the end of the turn; NaN where it was not needed. The best
             label's is always known.
