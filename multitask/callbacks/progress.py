@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from multitask.callbacks.best import public_name
+
 
 class ProgressCallback(TrainerCallback):
     """Appends what the trainer reports to a file, from the first process only.
@@ -46,7 +48,7 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         """Record the trainer's numbers."""
-        self._write("log", state, values=logs or {})
+        self._write("log", state, values={public_name(k): v for k, v in (logs or {}).items()})
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record a checkpoint."""
