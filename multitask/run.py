@@ -101,6 +101,11 @@ class Run:
         return self.logs / "evaluation.jsonl"
 
     @property
+    def evaluation_rows(self) -> Path:
+        """Ids of the validation rows that are evaluated in the training, by task."""
+        return self.logs / "evaluation-rows.json"
+
+    @property
     def balance_log(self) -> Path:
         """Loss, tokens and rows of each task as trained on, one JSON object a line."""
         return self.logs / "balance.jsonl"

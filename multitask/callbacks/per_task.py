@@ -62,6 +62,13 @@ class EvaluationRows:
     names: tuple[str, ...]
     rows: tuple[EvaluationRow, ...]
 
+    def ids(self) -> dict[str, list[str]]:
+        """The rows' ids by task."""
+        return {
+            name: [row.id for row in self.rows if row.task == task]
+            for task, name in enumerate(self.names)
+        }
+
 
 def choose_rows(
     file: RowFile, dataset: Any, order: Any, *, budget: int, seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from multitask.callbacks.settings import settings_of
 from multitask.callbacks.tracking import WandbCallback
 from multitask.callbacks.trainer import MultitaskTrainer
 from multitask.errors import MultitaskError
-from multitask.run import Run
+from multitask.run import Run, write_atomic
 from multitask.training_spec import PluginSettings
 
 # Trainers of Axolotl's own for other kinds of training, which have no tasks of ours.
@@ -78,6 +79,8 @@ def _evaluate_tasks(
         return
     evaluator = build_evaluator(cfg, trainer, file, settings)
     trainer.evaluator, trainer.evaluation_log = evaluator, run.evaluation_log
+    if trainer.is_world_process_zero():
+        write_atomic(run.evaluation_rows, json.dumps(evaluator.rows.ids(), indent=1) + "\n")
     trainer.add_callback(SelectionCallback(settings.evaluation, evaluator))
 
 
