@@ -300,7 +300,7 @@ def test_tensorboard_has_the_curves(run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Two processes, FSDP2, LoRA, weighted losses, one row a forward and so uneven batches."""
+    """Two processes, FSDP2, LoRA, packed rows, weighted losses, uneven batches to evaluate."""
     run = build(
         tmp_path_factory.mktemp("sharded"),
         method="lora",
@@ -309,9 +309,13 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Run:
         axolotl={"max_steps": 8, "logging_steps": 4},
     )
     config = yaml.safe_load(run.axolotl.read_text())
+    del config["group_by_length"]
     config |= {
         "micro_batch_size": 1,
         "gradient_accumulation_steps": 2,
+        "sample_packing": True,
+        "eval_sample_packing": False,
+        "pad_to_sequence_len": True,
         "fsdp_version": 2,
         "fsdp_config": {
             "offload_params": False,
@@ -337,9 +341,12 @@ def test_sharded_processes_find_what_one_process_finds(run: Run, sharded: Run) -
             assert together[key] == pytest.approx(value, rel=1e-6), key
 
 
-def test_sharded_processes_count_each_row_once(sharded: Run) -> None:
+def test_sharded_processes_count_each_token_of_packed_rows_once(sharded: Run) -> None:
     found = lines(sharded.balance_log)
-    assert [sum(line[f"train/{task}/rows"] for task in TASKS) for line in found] == [16, 16]
+    assert not any("unknown" in key for line in found for key in line)
+    ours = sum(line[f"train/{task}/tokens"] for line in found for task in TASKS)
+    logs = [e["values"] for e in lines(sharded.trainer_events) if e["event"] == "log"]
+    assert ours == max(values.get("tokens/trainable", 0) for values in logs) > 0
 
 
 def test_the_schedule_moves_weights_in_a_training(sharded: Run) -> None:
