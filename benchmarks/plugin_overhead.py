@@ -4,9 +4,9 @@
 
 A 2-million-parameter Llama is trained on banking77 and CommonsenseQA with the default cadence. The
 watching of losses by task is on and off in turns, step by step (on, off, off, on, ...), so drifts
-of the machine meet both; and what watching adds to a step is timed by itself. Evaluation is timed as a
-whole, batches made and metrics logged included, against the training's time without it. Times are
-the process's processor time, since other work on the machine would drown a percent.
+of the machine meet both; and what watching adds to a step is timed by itself. Evaluation is timed
+as a whole, batches made and metrics logged included, against the training's time without it.
+Times are the process's processor time: other work on the machine would drown a percent.
 """
 
 # ruff: noqa: ARG002  (the trainer calls its callbacks with names)

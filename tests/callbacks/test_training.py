@@ -35,7 +35,7 @@ def run(folder: Path) -> Run:
         folder,
         checkpoint={"save_steps": 6, "keep": 2},
         tracking={"wandb": {"project": "toys"}},
-        axolotl={"max_steps": 12, "logging_steps": 3, "use_tensorboard": True},
+        axolotl={"max_steps": 12, "logging_steps": 5, "use_tensorboard": True},
     )
     home = folder / "home"
     home.mkdir()
@@ -158,9 +158,9 @@ def _answer_tokens(run: Run) -> dict[str, int]:
 def test_tokens_by_task_add_up_to_axolotl_s_own_count(run: Run) -> None:
     """Axolotl counts all supervised tokens; ours are those, divided by task, none unknown."""
     found = [line for line in lines(run.balance_log) if line["step"] <= 12]
-    assert [line["step"] for line in found] == [3, 6, 9, 12]
+    assert [line["step"] for line in found] == [5, 10, 12]
     assert not any("unknown" in key for line in found for key in line)
-    ours = sum(line[f"train/{task}/tokens"] for line in found for task in TASKS)
+    ours = sum(line[f"train/{task}/tokens"] for line in found[:2] for task in TASKS)
     events = [e for e in lines(run.trainer_events) if e["event"] == "log" and e["step"] <= 12]
     assert max(e["values"].get("tokens/trainable", 0) for e in events) == ours
     assert sum(line[f"train/{task}/rows"] for line in found for task in TASKS) == 12 * 16
@@ -169,7 +169,7 @@ def test_tokens_by_task_add_up_to_axolotl_s_own_count(run: Run) -> None:
 def test_losses_by_task_average_to_the_trainer_s_loss(run: Run) -> None:
     """The trainer's loss is a mean over steps of means over tokens, so only about that."""
     logs = [e["values"] for e in lines(run.trainer_events) if "loss" in e.get("values", {})]
-    for line, log in zip(lines(run.balance_log), logs, strict=False):
+    for line, log in zip(lines(run.balance_log)[:2], logs[:2], strict=True):
         tokens = [line[f"train/{task}/tokens"] for task in TASKS]
         losses = [line[f"train/{task}/loss"] for task in TASKS]
         mean = sum(t * x for t, x in zip(tokens, losses, strict=True)) / sum(tokens)
