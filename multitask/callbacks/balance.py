@@ -19,6 +19,11 @@ IGNORED = -100
 _LOGITS = 2**28
 
 
+# The trainer's loss of model, inputs and items, by a loss function of outputs, labels and items
+# or, without one, by the model's own; with the model's outputs.
+PlainLoss = Callable[[Any, Any, Any, Callable[..., Any] | None], tuple[Any, Any]]
+
+
 def lagging_weights(
     now: Mapping[str, float], first: Mapping[str, float], spec: BalanceSpec
 ) -> dict[str, float]:
@@ -88,12 +93,12 @@ class TaskBalance:
         return {key: f"train/{key}" for key in keys}
 
     def compute_loss(
-        self, plain: Callable[..., Any], model: Any, inputs: Any, return_outputs: bool, items: Any
+        self, plain: PlainLoss, model: Any, inputs: Any, return_outputs: bool, items: Any
     ) -> Any:
         """Compute a training batch's loss and add it to the sums.
 
         Args:
-            plain: The trainer's own way.
+            plain: The trainer's own way, by the model's loss or by one that is handed in.
             model: The model, wrapped for training.
             inputs: The batch.
             return_outputs: Whether the model's outputs are wanted as well.
@@ -102,42 +107,24 @@ class TaskBalance:
         tasks, rows = self._reader.tasks_of(inputs)
         targets, tasks = inputs["labels"][:, 1:], tasks[:, 1:]
         if self.spec.weighs or (self._fused and self._is_measured() and self._fits(model, targets)):
-            loss, outputs, losses = self._weighted(model, inputs, tasks, items)
+            weighed = _WeighedLoss(_causal_model(model), targets, tasks, self._factors(targets))
+            more = {} if weighed.whole else {"logits_to_keep": weighed.columns}
+            loss, outputs = plain(model, {**inputs, **more}, items, weighed)
+            losses = weighed.losses
         else:
-            loss, outputs = plain(model, inputs, True, items)
+            loss, outputs = plain(model, inputs, items, None)
             logits = outputs.get("logits")
             self._fused = logits is None
             losses = None if logits is None else _token_losses(logits[:, :-1].detach(), targets)
         self._add(targets, tasks, rows, losses)
         return (loss, outputs) if return_outputs else loss
 
-    def _weighted(self, model: Any, inputs: Any, tasks: Any, items: Any) -> tuple[Any, Any, Any]:
-        """The mean over tokens of loss times weight, from logits of supervised tokens alone."""
+    def _factors(self, like: Any) -> Any:
+        """The factor of each task, and 1 for tokens of none."""
         import torch
 
-        targets = inputs["labels"][:, 1:]
-        given = {key: value for key, value in inputs.items() if key != "labels"}
-        columns = (targets != IGNORED).any(0).nonzero().flatten()
-        if len(columns) == 0:
-            columns = torch.zeros(1, dtype=torch.int64, device=targets.device)
-        base = _causal_model(model)
-        if "logits_to_keep" in inspect.signature(type(base).forward).parameters:
-            outputs = model(**given, logits_to_keep=columns)
-            logits = outputs.logits
-        else:
-            outputs = model(**given)
-            logits = outputs.logits[:, columns]
-        kept = _token_losses(logits, targets[:, columns])
-        factors = torch.tensor(
-            [*(self.weights[name] for name in self.names), 1.0], device=kept.device
-        )
-        count = (targets != IGNORED).sum().clamp(min=1) if items is None else items
-        loss = (kept * factors[tasks[:, columns]]).sum() / count
-        if getattr(outputs, "aux_loss", None) is not None:  # a mixture of experts' router
-            loss = loss + base.config.router_aux_loss_coef * outputs.aux_loss
-        losses = torch.zeros(targets.shape, dtype=kept.dtype, device=kept.device)
-        losses[:, columns] = kept.detach()
-        return loss, outputs, losses
+        factors = [*(self.weights[name] for name in self.names), 1.0]
+        return torch.tensor(factors, device=like.device)
 
     def _fits(self, model: Any, targets: Any) -> bool:
         columns = int((targets != IGNORED).any(0).sum())
@@ -201,6 +188,38 @@ class TaskBalance:
             factors = lagging_weights(losses[-1], losses[0], self.spec)
             for name, factor in factors.items():
                 self.weights[name] = self.spec.loss_weights.get(name, 1.0) * factor
+
+
+class _WeighedLoss:
+    """A loss function for the trainer: the mean over tokens of loss times weight.
+
+    Only columns with a supervised token need logits; the losses of single tokens are kept.
+    """
+
+    def __init__(self, base: Any, targets: Any, tasks: Any, factors: Any) -> None:
+        import torch
+
+        self.columns = (targets != IGNORED).any(0).nonzero().flatten()
+        if len(self.columns) == 0:
+            self.columns = torch.zeros(1, dtype=torch.int64, device=targets.device)
+        self.whole = "logits_to_keep" not in inspect.signature(type(base).forward).parameters
+        self.losses: Any = None
+        self._base, self._targets, self._tasks, self._factors = base, targets, tasks, factors
+
+    def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
+        import torch
+
+        targets, columns = self._targets, self.columns
+        logits = outputs.logits[:, columns] if self.whole else outputs.logits
+        kept = _token_losses(logits, targets[:, columns])
+        count = (targets != IGNORED).sum().clamp(min=1)
+        count = count if num_items_in_batch is None else num_items_in_batch
+        loss = (kept * self._factors[self._tasks[:, columns]]).sum() / count
+        if getattr(outputs, "aux_loss", None) is not None:  # a mixture of experts' router
+            loss = loss + self._base.config.router_aux_loss_coef * outputs.aux_loss
+        self.losses = torch.zeros(targets.shape, dtype=kept.dtype, device=kept.device)
+        self.losses[:, columns] = kept.detach()
+        return loss
 
 
 def _token_losses(logits: Any, targets: Any) -> Any:

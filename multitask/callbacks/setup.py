@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from multitask.callbacks import adalora
 from multitask.callbacks.align import RowFile, align, axolotl_tokenizer
 from multitask.callbacks.balance import BalanceCallback, TaskBalance
 from multitask.callbacks.best import SelectionCallback
@@ -110,6 +111,8 @@ def _balance_tasks(cfg: Any, trainer: MultitaskTrainer, run: Run, settings: Plug
             raise
         _warn(f"training losses are not logged by task: {error}")
         return
+    if settings.balance.weighs:
+        _refuse_other_losses(cfg, trainer)
     table = SampleTable.build(trainer.train_dataset, file.tasks[order], len(file.names))
     trainer.balance = TaskBalance(
         table,
@@ -139,6 +142,19 @@ def _refuse_context_parallel(cfg: Any, settings: PluginSettings) -> None:
             where="axolotl.yaml: multitask",
             fix="set `evaluation: {rows_per_task: 0}` and no loss weights, or "
             "context_parallel_size: 1",
+        )
+
+
+def _refuse_other_losses(cfg: Any, trainer: MultitaskTrainer) -> None:
+    """A weighted loss replaces the model's own, and with it what others have made of that."""
+    other = "use_eaft" if trainer.compute_loss_func is not None else None
+    if cfg.adapter == adalora.NAME:
+        other = "the method adalora, whose penalty is a part of the loss"
+    if other is not None:
+        raise MultitaskError(
+            f"losses cannot be weighed by task with {other}",
+            where="axolotl.yaml: multitask.balance",
+            fix="remove one of the two",
         )
 
 

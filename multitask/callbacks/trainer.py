@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class MultitaskTrainer(AxolotlTrainer):
     balance: TaskBalance | None = None
     evaluation_log: Path | None = None
     control: Any
+    compute_loss_func: Any
 
     def evaluate(
         self,
@@ -58,8 +60,23 @@ class MultitaskTrainer(AxolotlTrainer):
         if self.balance is None or not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return self.balance.compute_loss(
-            super().compute_loss, model, inputs, return_outputs, num_items_in_batch
+            self._compute_loss_by, model, inputs, return_outputs, num_items_in_batch
         )
+
+    def _compute_loss_by(
+        self, model: Any, inputs: Any, items: Any, function: Callable[..., Any] | None
+    ) -> tuple[Any, Any]:
+        """Compute a loss in Axolotl's way, with a loss function for this batch alone.
+
+        Were it set for good, the trainer would also divide by other counts of tokens.
+        """
+        before = self.compute_loss_func
+        self.compute_loss_func = function or before
+        try:
+            loss, outputs = super().compute_loss(model, inputs, True, items)
+        finally:
+            self.compute_loss_func = before
+        return loss, outputs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and give per-task metrics the names that wandb and TensorBoard show."""

@@ -52,10 +52,18 @@ def _batch() -> dict[str, Any]:
     }
 
 
-def _plain(model: Any, inputs: Any, return_outputs: bool, items: Any) -> Any:
-    """The trainer's own loss: the model's."""
-    outputs = model(**inputs)
-    return (outputs.loss, outputs) if return_outputs else outputs.loss
+def _plain(model: Any, inputs: Any, items: Any, function: Any = None) -> Any:
+    """The trainer's way: the model's loss, or a function of what it gives without labels."""
+    if function is None:
+        outputs = model(**inputs)
+        return outputs["loss"], outputs
+    labels = inputs["labels"]
+    outputs = model(**{key: value for key, value in inputs.items() if key != "labels"})
+    return function(outputs, labels, num_items_in_batch=items), outputs
+
+
+def _model_loss(model: Any, batch: Any) -> Any:
+    return model(**batch).loss
 
 
 def _token_losses(model: Any) -> list[list[float]]:
@@ -81,7 +89,7 @@ def _gradient(model: Any, loss: Any) -> Any:
 
 def test_without_weights_the_loss_is_the_trainer_s_own(model: Any) -> None:
     ours = _balance(BalanceSpec()).compute_loss(_plain, model, _batch(), False, None)
-    assert torch.equal(ours, _plain(model, _batch(), False, None))
+    assert torch.equal(ours, _model_loss(model, _batch()))
 
 
 def test_weights_multiply_each_token_s_loss(model: Any) -> None:
@@ -105,7 +113,7 @@ def test_weights_multiply_gradients(model: Any) -> None:
             if its != task:
                 batch["labels"][row] = IGNORED
         tokens = int((batch["labels"] != IGNORED).sum())
-        alone = _gradient(model, _plain(model, batch, False, None))
+        alone = _gradient(model, _model_loss(model, batch))
         expected += weights[name] * alone * tokens / 6
     assert torch.allclose(ours, expected, atol=1e-6)
 
@@ -114,7 +122,7 @@ def test_equal_weights_are_the_plain_loss(model: Any) -> None:
     """The way through supervised columns alone gives the trainer's loss and gradient."""
     balance = _balance(BalanceSpec(schedule="lagging"))
     ours = balance.compute_loss(_plain, model, _batch(), False, None)
-    plain = _plain(model, _batch(), False, None)
+    plain = _model_loss(model, _batch())
     assert float(ours) == pytest.approx(float(plain), rel=1e-6)
     assert torch.allclose(_gradient(model, ours), _gradient(model, plain), atol=1e-6)
 
@@ -167,22 +175,17 @@ class _Fused(torch.nn.Module):
         return outputs
 
 
-def _plain_fused(model: Any, inputs: Any, return_outputs: bool, items: Any) -> Any:
-    outputs = model(**inputs)
-    return outputs["loss"], outputs
-
-
 def test_a_fused_loss_is_measured_on_chosen_batches_without_a_second_forward(model: Any) -> None:
     fused, measured = _Fused(model), False
     balance = _balance(BalanceSpec(), is_measured=lambda: measured)
-    first = balance.compute_loss(_plain_fused, fused, _batch(), False, None)
+    first = balance.compute_loss(_plain, fused, _batch(), False, None)
     assert fused.with_logits == 0
     found = balance.take(lambda sums: sums)
     assert "a/loss" not in found
     assert found["a/tokens"] == 5
     measured = True
-    second = balance.compute_loss(_plain_fused, fused, _batch(), False, None)
-    balance.compute_loss(_plain_fused, fused, _batch(), False, None)
+    second = balance.compute_loss(_plain, fused, _batch(), False, None)
+    balance.compute_loss(_plain, fused, _batch(), False, None)
     assert fused.with_logits == 2
     assert float(second) == pytest.approx(float(first), rel=1e-6)
     a0, _, a1 = _token_losses(model)
@@ -254,5 +257,5 @@ def test_a_router_s_own_loss_stays(model: Any) -> None:
 
     balance = _balance(BalanceSpec(schedule="lagging"))
     routed = balance.compute_loss(_plain, Routed(), _batch(), False, None)
-    plain = _plain(model, _batch(), False, None)
+    plain = _model_loss(model, _batch())
     assert float(routed) == pytest.approx(float(plain) + 0.5, rel=1e-5)
