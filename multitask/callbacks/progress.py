@@ -11,6 +11,34 @@ from typing import Any
 from transformers import TrainerCallback
 
 
+def write_event(path: Path, event: str, state: Any, **more: Any) -> None:
+    """Append an event to a file, from the first process only.
+
+    Args:
+        path: The file.
+        event: Its name.
+        state: The trainer's state.
+        more: Further keys of the line.
+    """
+    if not state.is_world_process_zero:
+        return
+    line = {
+        "event": event,
+        "time": time.time(),
+        "step": state.global_step,
+        "max_steps": state.max_steps,
+        **more,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        # A process that was killed while it wrote leaves half a line.
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(line, default=str).encode() + b"\n")
+
+
 class ProgressCallback(TrainerCallback):
     """Appends what the trainer reports to a file, from the first process only.
 
@@ -23,18 +51,7 @@ class ProgressCallback(TrainerCallback):
         self.path = path
 
     def _write(self, event: str, state: Any, **more: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        line = {
-            "event": event,
-            "time": time.time(),
-            "step": state.global_step,
-            "max_steps": state.max_steps,
-            **more,
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, default=str) + "\n")
+        write_event(self.path, event, state, **more)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record the start and the process."""

@@ -8,6 +8,7 @@ from typing import NoReturn
 import typer
 
 from multitask.cli.build_config import build_config
+from multitask.cli.checkpoints import checkpoints
 from multitask.cli.evaluate import evaluate
 from multitask.cli.init import init
 from multitask.cli.prepare import prepare
@@ -26,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (quickstart, init, prepare, build_config, train, evaluate, report):
+for command in (quickstart, init, prepare, build_config, train, checkpoints, evaluate, report):
     app.command()(command)
 
 
