@@ -138,7 +138,7 @@ def test_a_training_that_fails_is_a_failure(run: Run, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     failed = _multitask("train", copy, cwd=tmp_path)
     assert failed.returncode == 1
-    assert "training failed with exit code" in failed.stderr
+    assert "training failed at step 0" in failed.stderr
     logs = list((copy / "logs").glob("train-*.log"))
     assert len(logs) == 1
     assert str(logs[0]) in failed.stderr

@@ -12,7 +12,6 @@ from typing import Any
 from transformers import TrainerCallback
 
 from multitask.callbacks import ranks
-from multitask.callbacks.progress import write_event
 from multitask.callbacks.shards import shard_problems
 from multitask.checkpoints import (
     MARKER,
@@ -28,6 +27,7 @@ from multitask.checkpoints.layout import kind_of, list_files
 from multitask.checkpoints.marker import FileRecord, flush
 from multitask.run import Run
 from multitask.training.attempts import stop_requested
+from multitask.training.events import write_event
 
 _LOG = logging.getLogger(__name__)
 

@@ -66,20 +66,26 @@ def read_failure(log: Path, rank_logs: Path | None, code: int, step: int) -> Nod
 
 
 def last_traceback(text: str) -> str | None:
-    """The last Python traceback in a log that is not a launcher's; None without one."""
+    """The last Python traceback in a log that is not a launcher's, at most its last 20 lines."""
     parts = _PREFIX.sub("", text).split("Traceback (most recent call last):\n")[1:]
     for part in reversed(parts):
         lines = part.splitlines()
         end = next((i for i, line in enumerate(lines) if line and not line[0].isspace()), None)
         if end is None or lines[end].startswith(_LAUNCHERS):
             continue
-        return "\n".join(["Traceback (most recent call last):", *lines[: end + 1]])
+        frames = lines[: end + 1]
+        if len(frames) > _LAST_LINES:
+            frames = ["  ...", *frames[-_LAST_LINES:]]
+        return "\n".join(["Traceback (most recent call last):", *frames])
     return None
 
 
 def is_repeated(one: NodeReport, other: NodeReport) -> bool:
-    """Whether two failures are the same one: at the same step, with the same words."""
-    return one.step == other.step and _words(one.error) == _words(other.error)
+    """Whether two failures are the same one: at the same step, with the same words.
+
+    Only the first process tells its step, and it may be one ahead of the one that fails.
+    """
+    return abs(one.step - other.step) <= 1 and _words(one.error) == _words(other.error)
 
 
 def is_connection(report: NodeReport) -> bool:

@@ -43,8 +43,14 @@ class Leader:
             InputError: The run changed since the checkpoint.
             MultitaskError: A node does not come.
         """
-        self._gather(pause)
-        point = choose_resume(self.run, self.world_size, accept_changes=self.options.accept_changes)
+        try:
+            self._gather(pause)
+            point = choose_resume(
+                self.run, self.world_size, accept_changes=self.options.accept_changes
+            )
+        except MultitaskError as error:
+            self._abandon(error)
+            raise
         for folder in point.set_aside:
             self.say(f"torn checkpoint set aside as {folder.name}")
         for change in point.changes:
@@ -71,11 +77,11 @@ class Leader:
         self.attempts.rule(attempt.number, ruling)
         return ruling
 
-    def abandon(self, error: MultitaskError) -> None:
-        """Tell the other nodes that no attempt follows."""
-        newest = self.attempts.newest()
-        if newest is not None and self.nodes > 1:
-            self.attempts.rule(newest.number, Ruling("give up", str(error)))
+    def _abandon(self, error: MultitaskError) -> None:
+        """Tell nodes that wait for an attempt that none follows: one that is over as it begins."""
+        if self.nodes > 1:
+            attempt = self.attempts.begin(None, 0)
+            self.attempts.rule(attempt.number, Ruling("give up", str(error)))
 
     def _gather(self, pause: Pause) -> None:
         deadline = time.monotonic() + self.options.patience

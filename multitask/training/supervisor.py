@@ -117,25 +117,20 @@ class Supervisor:
             leader = Leader(
                 self.run, self.nodes, self._world_size, self.options, self._pulses, self._say
             )
-        joined = 0
-        try:
-            attempt = leader.begin(self._pause) if leader else self._join(joined)
-            while True:
-                joined = attempt.number
-                ruling = self._one_attempt(attempt, leader)
-                if ruling.verdict == "done":
-                    return self._log
-                if ruling.verdict == "stopped":
-                    raise TrainingStopped(
-                        ruling.message, fix=f"`multitask train {self.run.root} --resume` goes on"
-                    )
-                if ruling.verdict == "give up":
-                    raise error_of(ruling, self.run)
-                attempt = leader.restart(self._pause) if leader else self._join(joined)
-        except MultitaskError as error:
-            if leader:
-                leader.abandon(error)
-            raise
+        newest = self.attempts.newest()
+        past = newest.number if newest and self.attempts.ruling(newest.number) else 0
+        attempt = leader.begin(self._pause) if leader else self._join(past)
+        while True:
+            ruling = self._one_attempt(attempt, leader)
+            if ruling.verdict == "done":
+                return self._log
+            if ruling.verdict == "stopped":
+                raise TrainingStopped(
+                    ruling.message, fix=f"`multitask train {self.run.root} --resume` goes on"
+                )
+            if ruling.verdict == "give up":
+                raise error_of(ruling, self.run)
+            attempt = leader.restart(self._pause) if leader else self._join(attempt.number)
 
     def _one_attempt(self, attempt: Attempt, leader: Leader | None) -> Ruling:
         self.attempts.report(attempt.number, self.node, NodeReport("running"))
@@ -193,8 +188,12 @@ class Supervisor:
         told = False
         while True:
             attempt = self.attempts.newest()
-            if attempt is not None and attempt.number > after and self._is_open(attempt.number):
-                return attempt
+            if attempt is not None and attempt.number > after:
+                ruling = self.attempts.ruling(attempt.number)
+                if ruling is not None and ruling.verdict == "give up":
+                    raise error_of(ruling, self.run)
+                if ruling is None and self._is_open(attempt.number):
+                    return attempt
             if not told:
                 self._say("waiting for node 0")
                 told = True
@@ -202,8 +201,6 @@ class Supervisor:
             self._pause()
 
     def _is_open(self, number: int) -> bool:
-        if self.attempts.ruling(number) is not None:
-            return False
         own = self.attempts.report_of(number, self.node)
         if own is not None and own.state == "running":
             error = f"the supervisor of node {self.node} was started again"
@@ -218,7 +215,10 @@ class Supervisor:
             if newest is not None and newest.number > number:
                 return Ruling("restart", "node 0 began another attempt")
             self._leave_without_leader()
-            self._pause()
+            # A signal that stopped this attempt has been obeyed; node 0 says how it ended.
+            if self._signals.count and not self.attempts.stop_asked(number):
+                self.attempts.ask_to_stop(number, self._signals.name)
+            time.sleep(self.options.poll)
 
     def _leave_without_leader(self) -> None:
         if self._pulses.silent(0) > self.options.patience:
