@@ -17,7 +17,16 @@ from multitask.checkpoints import list_checkpoints
 from multitask.run import Run
 from multitask.runners.axolotl import PLUGIN
 from multitask.runners.validate import axolotl_installed
-from tests.toy_run import EVERY, STEPS, build_toy_run, events, losses, multitask
+from tests.toy_run import (
+    EVERY,
+    FSDP,
+    STEPS,
+    build_toy_run,
+    events,
+    losses,
+    multitask,
+    train_fsdp,
+)
 
 pytestmark = [
     pytest.mark.train,
@@ -56,6 +65,15 @@ POINTS = {
 }
 QUICK = ("optimizer:half@9",)
 LORA_POINTS = {"adapter:half@6": 3, "step_end@8": 6, "marker:before@9": 6}
+# Two FSDP2 ranks; after the `#` the one that is killed.
+FSDP_POINTS = {
+    "step_end@5#1": 3,
+    "shards:model@6#0": 3,
+    "shards:optimizer@6#1": 3,
+    "rng:before@9#1": 6,
+    "marker:before@9#0": 6,
+}
+FSDP_LORA_POINTS = {"step_end@8#0": 6, "shards:optimizer@6#0": 3}
 
 
 def _points(points: dict[str, int], quick: tuple[str, ...]) -> list[Any]:
@@ -71,19 +89,31 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
+def fsdp(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _undisturbed(tmp_path_factory.mktemp("fsdp"), "full", ranks=2)
+
+
+@pytest.fixture(scope="module")
+def fsdp_lora(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return _undisturbed(tmp_path_factory.mktemp("fsdp_lora"), "lora", ranks=2)
+
+
+@pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return _undisturbed(tmp_path_factory.mktemp("lora"), "lora")
 
 
-def _undisturbed(folder: Path, method: str) -> Run:
+def _undisturbed(folder: Path, method: str, ranks: int = 1) -> Run:
+    plugins = [PLUGIN, "kill_plugin.KillPlugin", "cpu_fsdp.CpuFsdpPlugin"]
     run = build_toy_run(
         folder,
         method=method,
-        plugins=[PLUGIN, "kill_plugin.KillPlugin"],
+        plugins=plugins if ranks > 1 else plugins[:2],
         eval_steps=EVERY,
         evals_per_epoch=None,
+        **(FSDP if ranks > 1 else {}),
     )
-    done = multitask("train", run.root)
+    done = train_fsdp(run) if ranks > 1 else multitask("train", run.root)
     assert done.returncode == 0, done.stderr
     assert sorted(losses(run)) == list(range(1, STEPS + 1))
     return run
@@ -94,7 +124,10 @@ def _train_killed(whole: Run, folder: Path, point: str) -> Run:
     ignored = shutil.ignore_patterns("model", "logs", "attempts")
     shutil.copytree(whole.root, run.root, ignore=ignored)
     environment = {"KILL_POINT": point, "KILL_DONE": str(folder / "killed")}
-    done = multitask("train", run.root, environment=environment)
+    if "#" in point:
+        done = train_fsdp(run, environment)
+    else:
+        done = multitask("train", run.root, environment=environment)
     assert done.returncode == 0, done.stderr
     assert (folder / "killed").exists(), "the point was never reached"
     assert "killed by SIGKILL; restarting" in done.stderr
@@ -108,6 +141,7 @@ def _assert_the_same_end(run: Run, whole: Run, resumed_from: int) -> None:
     for mine, theirs in zip(_weights(run.model), _weights(whole.model), strict=True):
         assert mine.read_bytes() == theirs.read_bytes()
     assert all(checkpoint.complete for checkpoint in list_checkpoints(run.model, contents=True))
+    assert _weights(run.model)
     steps = [checkpoint.step for checkpoint in list_checkpoints(run.model)]
     assert steps == [checkpoint.step for checkpoint in list_checkpoints(whole.model)]
     left = {path.name.split("-")[0] for path in run.model.iterdir() if path.is_dir()}
@@ -132,3 +166,17 @@ def test_a_killed_lora_ends_with_the_same_adapter(
     run = _train_killed(lora, tmp_path, point)
     _assert_the_same_end(run, lora, step)
     assert yaml.safe_load(run.axolotl.read_text())["adapter"] == "lora"
+
+
+@pytest.mark.parametrize(("point", "step"), _points(FSDP_POINTS, ()))
+def test_a_killed_rank_of_fsdp_costs_nothing_but_time(
+    fsdp: Run, tmp_path: Path, point: str, step: int
+) -> None:
+    _assert_the_same_end(_train_killed(fsdp, tmp_path, point), fsdp, step)
+
+
+@pytest.mark.parametrize(("point", "step"), _points(FSDP_LORA_POINTS, ()))
+def test_a_killed_rank_of_fsdp_ends_with_the_same_adapter(
+    fsdp_lora: Run, tmp_path: Path, point: str, step: int
+) -> None:
+    _assert_the_same_end(_train_killed(fsdp_lora, tmp_path, point), fsdp_lora, step)

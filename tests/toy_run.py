@@ -34,12 +34,44 @@ def build_toy_run(folder: Path, *, method: str = "full", **axolotl: Any) -> Run:
         "learning_rate": 0.003,
         "global_batch_size": 8,
         "checkpoint": {"save_steps": EVERY, "keep": 2},
-        "axolotl": {"max_steps": STEPS, "num_epochs": 50, "logging_steps": 1, **axolotl},
+        "axolotl": {
+            "micro_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "max_steps": STEPS,
+            "num_epochs": 50,
+            "logging_steps": 1,
+            **axolotl,
+        },
     }
     (folder / "spec.yaml").write_text(yaml.safe_dump(content))
     done = multitask("build-config", folder / "spec.yaml", "--out", folder / "run", "--no-validate")
     assert done.returncode == 0, done.stderr
     return Run(folder / "run")
+
+
+FSDP = {
+    "fsdp_version": 2,
+    "fsdp_config": {
+        "offload_params": False,
+        "cpu_ram_efficient_loading": True,
+        "reshard_after_forward": True,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
+        "state_dict_type": "SHARDED_STATE_DICT",
+    },
+}
+
+
+def train_fsdp(
+    run: Run, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Train a run on two CPU ranks under the real supervisor; it needs ``CpuFsdpPlugin``."""
+    return subprocess.run(
+        [sys.executable, str(SUPPORT / "supervise_fsdp.py"), str(run.root)],
+        capture_output=True,
+        text=True,
+        env=toy_environment() | {"ACCELERATE_USE_CPU": "true"} | dict(environment or {}),
+    )
 
 
 def multitask(

@@ -25,6 +25,7 @@ from multitask.checkpoints import (
 )
 from multitask.checkpoints.layout import kind_of, list_files
 from multitask.checkpoints.marker import FileRecord, flush
+from multitask.errors import MultitaskError
 from multitask.run import Run
 from multitask.training.attempts import stop_requested
 from multitask.training.events import write_event
@@ -35,6 +36,7 @@ _STOP, _SKIP = 1, 2
 _VISIBLE_SECONDS = 60.0
 _ROOM = 1.05
 _LEAST = 2
+_SHARDED_MODEL = "pytorch_model_fsdp_0"
 
 # Files that a process other than the first writes, with its rank in the name.
 _OWNER = re.compile(r"(?:^|/)(?:__(\d+)_\d+\.distcp|rng_state_(\d+)\.pth|.*zero_pp_rank_(\d+)_.*)$")
@@ -103,6 +105,12 @@ class CheckpointCallback(TrainerCallback):
             _LOG.error(
                 "%s is torn, training goes on without it: %s", folder.name, "; ".join(problems)
             )
+            if state.global_step >= state.max_steps and (folder / _SHARDED_MODEL).exists():
+                raise MultitaskError(
+                    f"the last checkpoint is torn ({problems[0]}), and Axolotl would make the "
+                    "final model from it",
+                    where=folder,
+                )
         else:
             self._rotate(args, state, self.keep)
 

@@ -25,7 +25,12 @@ _CONNECTION = re.compile(
     r"|ConnectionError|broken pipe|recvValue",
     re.IGNORECASE,
 )
-_DISK = re.compile(r"no space left on device|disk quota exceeded|errno 28\b|enospc", re.IGNORECASE)
+# torch's writer does not say what the system said: only that a file is not as long as it should be.
+_DISK = re.compile(
+    r"no space left on device|disk quota exceeded|errno 28\b|os error 28\b|enospc"
+    r"|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+",
+    re.IGNORECASE,
+)
 
 
 def read_failure(log: Path, rank_logs: Path | None, code: int, step: int) -> NodeReport:

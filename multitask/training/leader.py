@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -137,7 +138,8 @@ class Leader:
         stepped = any(r.stepped for r in reports)
         why = None
         if failure.is_full_disk(report):
-            why = "the disk is full; make room, then add --resume"
+            free = shutil.disk_usage(self.run.root).free
+            why = f"the disk is full ({free / 1e6:.0f} MB free); make room, then add --resume"
         elif last is not None and failure.is_repeated(last, report):
             why = "it is the same failure at the same step as before: a bug, not a fault"
         elif not stepped and not failure.was_killed(report) and not failure.is_connection(report):

@@ -1,7 +1,8 @@
 """An Axolotl plugin of the tests: kills the training once, at a named point.
 
-``KILL_POINT`` names the point as ``WHERE@STEP``; ``KILL_DONE`` is a file that is made before the
-kill, so that the restarted training lives. Points inside a write leave half of the file behind.
+``KILL_POINT`` names the point as ``WHERE@STEP`` or ``WHERE@STEP#RANK``; ``KILL_DONE`` is a file
+that is made before the kill, so that the restarted training lives. Points inside a write leave
+half of the file behind.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
+from torch.distributed.checkpoint import FileSystemWriter
 from transformers import TrainerCallback
+from transformers import trainer as trainer_module
 
 from multitask.callbacks import checkpoints as callback
 from multitask.checkpoints import marker as marker_module
@@ -36,14 +39,17 @@ class KillPlugin(BasePlugin):
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         point, done = os.environ.get("KILL_POINT"), os.environ.get("KILL_DONE")
         if point and done and not Path(done).exists():
-            arm(trainer, Path(cfg.output_dir), *parse(point), Path(done))
+            name, when, step, rank = parse(point)
+            if rank == int(os.environ.get("RANK", "0")):
+                arm(trainer, Path(cfg.output_dir), name, when, step, Path(done))
 
 
-def parse(point: str) -> tuple[str, str, int]:
-    """``model:half@6`` is the model's save at step 6, in the middle."""
+def parse(point: str) -> tuple[str, str, int, int]:
+    """``model:half@6`` is the model's save at step 6, in the middle, on rank 0."""
     where, step = point.split("@")
     name, _, when = where.partition(":")
-    return name, when, int(step)
+    step, _, rank = step.partition("#")
+    return name, when, int(step), int(rank or 0)
 
 
 def arm(trainer: Any, output: Path, name: str, when: str, step: int, done: Path) -> None:
@@ -58,6 +64,11 @@ def arm(trainer: Any, output: Path, name: str, when: str, step: int, done: Path)
     if name in SAVES:
         method, file = SAVES[name]
         wrap(trainer, method, at_step, when, lambda: cut(folder / file), kill)
+    elif name == "shards":
+        # The .metadata comes last in each of the two parts of a sharded save.
+        owner = FileSystemWriter if when == "model" else trainer_module
+        method = "finish" if when == "model" else "save_fsdp_optimizer"
+        wrap(owner, method, at_step, "before", kill, kill)
     elif name == "state":
         wrap_state(trainer, folder, at_step, when, kill)
     elif name in ("marker", "rotation"):
