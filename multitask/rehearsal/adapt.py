@@ -50,7 +50,7 @@ class Sizes:
         sequence_len: Longest sequence in tokens.
     """
 
-    steps: int = 6
+    steps: int = 8
     save_steps: int = 2
     sequence_len: int = 256
 

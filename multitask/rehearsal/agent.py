@@ -82,7 +82,10 @@ def _rank(config: str, resume: str | None) -> None:
     import torch
     from axolotl.cli.train import do_cli
 
+    from multitask.rehearsal import faults
+
     torch.set_num_threads(1)
+    faults.install()
     options: dict[str, Any] = {} if resume is None else {"resume_from_checkpoint": resume}
     do_cli(config, **options)
 
