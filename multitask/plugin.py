@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl.integrations.base import AdapterCapabilities, BasePlugin
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 from multitask.callbacks import adalora
 from multitask.callbacks.checkpoints import CheckpointCallback
@@ -59,6 +59,14 @@ class MultitaskPlugin(BasePlugin):
         if cfg["adapter"] == adalora.NAME:
             callbacks.append(adalora.AdaLoraCallback())
         return callbacks
+
+    def pre_model_load(self, cfg: Any) -> None:
+        """Seed before an adapter's matrices are drawn.
+
+        Axolotl seeds afterwards, so that the same spec would start from another adapter each time.
+        """
+        if cfg["seed"] is not None:
+            set_seed(cfg["seed"])
 
     def get_adapter_capabilities(self) -> list[AdapterCapabilities]:
         """Make ``adapter: adalora`` known to Axolotl."""
