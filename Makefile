@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python -m
 # installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
 TORCH := torch==2.13.0
 
-.PHONY: help install quickstart test test-fast methods kill-sweep lint format benchmark-from-scratch clean
+.PHONY: help install quickstart test test-fast methods kill-sweep rehearsal lint format schema benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
@@ -37,6 +37,11 @@ methods: $(VENV)/.installed  ## Train a toy with every method that runs without 
 kill-sweep: $(VENV)/.installed  ## Kill trainings at 30 points and resume them; half an hour
 	$(RUN) pytest -m 'slow or not slow' tests/test_kill_sweep.py
 
+rehearsal: $(VENV)/.installed  ## Rehearse the 3x4 cluster on this machine, with a node killed
+	rm -rf runs/rehearsal
+	$(VENV)/bin/multitask build-config configs/examples/default.yaml --sample --no-validate --out runs/rehearsal
+	$(VENV)/bin/multitask rehearse runs/rehearsal --kill node:1@step:5
+
 lint: $(VENV)/.installed  ## ruff and mypy --strict
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -46,6 +51,9 @@ lint: $(VENV)/.installed  ## ruff and mypy --strict
 format: $(VENV)/.installed  ## Let ruff format and fix what it can
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
+
+schema: $(VENV)/.installed  ## Write the snapshot of the installed Axolotl's schema anew
+	$(RUN) multitask.runners.make_schema
 
 benchmark-from-scratch: $(VENV)/.installed  ## Half an hour: a 2M Llama on real data (docs/from-scratch.md)
 	$(VENV)/bin/python benchmarks/train_from_scratch.py --data-dir ../shared/data --out runs/from-scratch

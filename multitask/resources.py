@@ -5,6 +5,7 @@ In a source tree they stand beside the package; in an installed wheel inside it.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,14 +48,17 @@ def load_config(group: str, name: str, *, key: str) -> dict[str, Any]:
     Raises:
         InputError: There is no such file.
     """
-    import yaml
-
     names = config_names(group)
     if name not in names:
         raise InputError(
             f"unknown {key} {name!r}", where=f"key '{key}'", fix=did_you_mean(name, names)
         )
-    content: dict[str, Any] = yaml.safe_load(
-        (resource_dir(f"configs/{group}") / f"{name}.yaml").read_text(encoding="utf-8")
-    )
+    return deepcopy(_parsed(resource_dir(f"configs/{group}") / f"{name}.yaml"))
+
+
+@cache
+def _parsed(path: Path) -> dict[str, Any]:
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content

@@ -76,6 +76,11 @@ class Run:
         return self.root / "accelerate.yaml"
 
     @property
+    def deepspeed(self) -> Path:
+        """DeepSpeed's configuration, where it shards the model."""
+        return self.root / "deepspeed.json"
+
+    @property
     def launch(self) -> Path:
         """The folder of launch scripts."""
         return self.root / "launch"
@@ -89,6 +94,21 @@ class Run:
     def trainer_events(self) -> Path:
         """What the plugin records during training, one JSON object a line."""
         return self.logs / "trainer.jsonl"
+
+    @property
+    def evaluation_log(self) -> Path:
+        """Metrics of each task at every evaluation in the training, one JSON object a line."""
+        return self.logs / "evaluation.jsonl"
+
+    @property
+    def evaluation_rows(self) -> Path:
+        """Ids of the validation rows that are evaluated in the training, by task."""
+        return self.logs / "evaluation-rows.json"
+
+    @property
+    def balance_log(self) -> Path:
+        """Loss, tokens and rows of each task as trained on, one JSON object a line."""
+        return self.logs / "balance.jsonl"
 
     @property
     def model(self) -> Path:

@@ -21,6 +21,7 @@ from multitask.task_spec import (
     TaskSpec,
     TemplatesSpec,
 )
+from multitask.training_spec import BalanceSpec, EvaluationSpec
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -90,6 +91,8 @@ class Spec(StrictModel):
         sharding: How the model's state is spread over GPUs: auto, none, ddp, fsdp, hsdp, zero1,
             zero2 or zero3.
         cpu_offload: Keep parameters and optimizer in main memory between uses.
+        activation_checkpointing: Compute layers again in the backward pass instead of keeping
+            their activations; default: where memory needs it.
         torch_compile: Compile the model; pays on long runs of one sequence length.
         trust_remote_code: Let the model's repository run its code here and on the cluster.
         epochs: Passes over the training mixture.
@@ -105,6 +108,8 @@ class Spec(StrictModel):
         data_dir: Folder with a sub-folder per task, looked at before the Hub.
         sample: Use the small sample that ships with multitask instead of real data.
         checkpoint: When the trainer saves.
+        evaluation: How each task is evaluated while training, and what the best checkpoint is.
+        balance: How tasks are weighed against each other while training.
         tracking: Where metrics are sent.
         hub: Where the model is pushed.
         axolotl: Keys handed to Axolotl as they are; they win over ours.
@@ -117,6 +122,7 @@ class Spec(StrictModel):
     cluster: str = "3x4-a100-80gb"
     sharding: Literal["auto", "none", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"] = "auto"
     cpu_offload: bool = False
+    activation_checkpointing: bool | None = None
     torch_compile: bool = False
     trust_remote_code: bool = False
     epochs: Annotated[float, Field(gt=0)] = 2
@@ -131,6 +137,8 @@ class Spec(StrictModel):
     data_dir: str | None = None
     sample: bool = False
     checkpoint: CheckpointSpec = CheckpointSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    balance: BalanceSpec = BalanceSpec()
     tracking: TrackingSpec = TrackingSpec()
     hub: HubSpec | None = None
     axolotl: dict[str, Any] = Field(default_factory=dict)
@@ -289,6 +297,18 @@ def _check_tasks(spec: Spec, path: Path) -> None:
                 where=f"{path}: key 'tasks'",
                 fix=did_you_mean(task, task_names()),
             )
+    floors = spec.evaluation.floor if isinstance(spec.evaluation.floor, dict) else {}
+    for key, named in (
+        ("evaluation.floor", floors),
+        ("balance.loss_weights", spec.balance.loss_weights),
+    ):
+        for name in named:
+            if name not in spec.task_names:
+                raise InputError(
+                    f"{name!r} is no task of this spec",
+                    where=f"{path}: key '{key}'",
+                    fix=did_you_mean(name, spec.task_names),
+                )
     if spec.sample and spec.data_dir:
         raise InputError(
             "`sample: true` and `data_dir` exclude each other",

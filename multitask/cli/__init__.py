@@ -9,10 +9,12 @@ import typer
 
 from multitask.cli.build_config import build_config
 from multitask.cli.checkpoints import checkpoints
+from multitask.cli.estimate import estimate
 from multitask.cli.evaluate import evaluate
 from multitask.cli.init import init
 from multitask.cli.prepare import prepare
 from multitask.cli.quickstart import quickstart
+from multitask.cli.rehearse import rehearse
 from multitask.cli.report import report
 from multitask.cli.train import train
 from multitask.errors import MultitaskError
@@ -27,7 +29,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (quickstart, init, prepare, build_config, train, checkpoints, evaluate, report):
+for command in (
+    quickstart,
+    init,
+    prepare,
+    estimate,
+    build_config,
+    rehearse,
+    train,
+    checkpoints,
+    evaluate,
+    report,
+):
     app.command()(command)
 
 

@@ -24,7 +24,7 @@ from multitask.data.render import Renderer, pick_templates
 from multitask.data.sources import Source, read_task
 from multitask.data.split import stratified_split
 from multitask.errors import InputError
-from multitask.models import model_info
+from multitask.models import ModelInfo, model_info
 from multitask.run import SPLITS
 from multitask.spec import Spec
 from multitask.task_spec import TaskSpec
@@ -163,15 +163,15 @@ def prepare_tasks(
         leaks=leaks,
         near_pairs=None if neighbours is None else len(neighbours),
         seed=spec.seed,
-        alpaca=uses_alpaca(spec),
+        alpaca=uses_alpaca(spec, model_info(spec.model, Path())),
     )
 
 
-def uses_alpaca(spec: Spec) -> bool:
+def uses_alpaca(spec: Spec, model: ModelInfo) -> bool:
     """Whether prompts take the Alpaca form: as asked for, or for want of a chat template."""
     if spec.templates.format != "auto":
         return spec.templates.format == "alpaca"
-    return model_info(spec.model, Path()).alpaca
+    return model.alpaca
 
 
 def _read(entry: str | TaskSpec, adapter: Adapter, spec: Spec, progress: Progress) -> PreparedTask:

@@ -1,98 +1,188 @@
-"""Accuracy and macro-F1, each with a 95 % interval."""
+"""Metrics of gold and predicted labels, each with a 95 % interval.
+
+Gold answers must be in the label space. A prediction that is not, or is None (a generated answer
+that names no label), is *off-list*: it is wrong for its gold label, and a false positive of none;
+Matthews' coefficient and kappa count all off-list answers as one more label that is never gold.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-_Z95 = 1.959963984540054
-_RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its 95 % confidence interval.
-
-    Attributes:
-        value: The point estimate on all rows.
-        low: Lower end of the interval.
-        high: Upper end.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def record(self) -> dict[str, float]:
-        """As written to results.json."""
-        return asdict(self)
+from multitask.metrics.counts import (
+    COUNT_METRICS,
+    count_statistics,
+    exchangeable,
+    label_codes,
+    require_rows,
+)
+from multitask.metrics.estimate import Clusters, Estimate, bootstrap, share
 
 
-def accuracy(gold: Sequence[str], predicted: Sequence[str]) -> Estimate:
+def accuracy(
+    gold: Sequence[str],
+    predicted: Sequence[str | None],
+    *,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> Estimate:
     """Share of rows whose prediction is the gold answer, with the Wilson score interval.
 
-    Wilson's interval (E. B. Wilson, 1927, "Probable inference, the law of succession, and
-    statistical inference") holds its level for few rows and for shares near 0 and 1.
+    Args:
+        gold: Gold answers.
+        predicted: Predictions, in the same order.
+        clusters: The item of every row, where items have several; the interval is then a
+            clustered bootstrap.
+        seed: Seeds the bootstrap.
 
     Raises:
-        ValueError: There are no rows, or the two differ in length.
+        ValueError: There are no rows, or the sequences differ in length.
     """
-    n = _require_rows(gold, predicted)
-    share = sum(g == p for g, p in zip(gold, predicted, strict=True)) / n
-    centre = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
-    half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
-    # The ends are exact at 0 and 1, where rounding would leave a hair outside.
-    return Estimate(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+    require_rows(gold, predicted)
+    hits = [g == p for g, p in zip(gold, predicted, strict=True)]
+    return share(hits, clusters=clusters, seed=seed)
+
+
+def count_metrics(
+    gold: Sequence[str],
+    predicted: Sequence[str | None],
+    labels: Sequence[str],
+    *,
+    names: Iterable[str] = tuple(COUNT_METRICS),
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Several metrics of :data:`COUNT_METRICS` at once, with intervals from the same resamples.
+
+    Accuracy's interval is Wilson's unless there are clusters.
+
+    Raises:
+        ValueError: As :func:`label_codes`, or there is not one cluster per row.
+    """
+    g, p, rows = exchangeable(*label_codes(gold, predicted, labels), len(labels), clusters)
+    statistics = count_statistics(g, p, len(labels), list(names))
+    found = bootstrap(statistics, rows, clusters=clusters, seed=seed, width=len(labels))
+    if "accuracy" in found:
+        found["accuracy"] = accuracy(gold, predicted, clusters=clusters, seed=seed)
+    return found
 
 
 def macro_f1(
-    gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str], *, seed: int = 0
+    gold: Sequence[str],
+    predicted: Sequence[str | None],
+    labels: Sequence[str],
+    *,
+    clusters: Clusters | None = None,
+    seed: int = 0,
 ) -> Estimate:
     """Unweighted mean of the F1 of every label that occurs in gold or predictions.
 
     As scikit-learn's ``f1_score(average="macro")`` over the labels present: a label that is
     neither gold nor predicted says nothing and is left out. The interval is a percentile
-    bootstrap over rows (Efron, 1979), with the estimate on all rows as the value.
+    bootstrap over rows, or over clusters of them, with the estimate on all rows as the value.
 
     Args:
         gold: Gold answers.
         predicted: Predictions, in the same order.
-        labels: The label space; gives the classes their order only.
+        labels: The label space.
+        clusters: The item of every row, where items have several.
         seed: Seeds the bootstrap.
 
     Raises:
-        ValueError: There are no rows, the two differ in length, or an answer is no label.
+        ValueError: As :func:`label_codes`, or there is not one cluster per row.
     """
-    n = _require_rows(gold, predicted)
-    index = {label: i for i, label in enumerate(labels)}
-    unknown = (set(gold) | set(predicted)) - index.keys()
-    if unknown:
-        raise ValueError(f"not in the label space: {sorted(unknown)[:3]}")
-    g = np.array([index[x] for x in gold])
-    p = np.array([index[x] for x in predicted])
-    rng = np.random.default_rng(seed)
-    draws = [
-        _macro_f1(g[rows], p[rows], len(labels)) for rows in rng.integers(0, n, (_RESAMPLES, n))
-    ]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(_macro_f1(g, p, len(labels)), float(low), float(high))
+    return _one("macro_f1", gold, predicted, labels, clusters, seed)
 
 
-def _macro_f1(gold: npt.NDArray[np.int_], predicted: npt.NDArray[np.int_], classes: int) -> float:
-    hits = np.bincount(gold[gold == predicted], minlength=classes)
-    either = np.bincount(gold, minlength=classes) + np.bincount(predicted, minlength=classes)
-    present = either > 0
-    # F1 = 2 TP / (2 TP + FP + FN), and the denominator is gold count + predicted count.
-    return float(np.mean(2 * hits[present] / either[present]))
+def balanced_accuracy(
+    gold: Sequence[str],
+    predicted: Sequence[str | None],
+    labels: Sequence[str],
+    *,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Unweighted mean of the recall of every label that occurs in gold (Brodersen et al., 2010).
+
+    As scikit-learn's ``balanced_accuracy_score``, not adjusted for chance. With one gold label it
+    is that label's recall. Arguments and errors as :func:`macro_f1`.
+    """
+    return _one("balanced_accuracy", gold, predicted, labels, clusters, seed)
 
 
-def _require_rows(gold: Sequence[str], predicted: Sequence[str]) -> int:
-    if len(gold) != len(predicted):
-        raise ValueError(f"{len(gold)} gold answers but {len(predicted)} predictions")
-    if not gold:
-        raise ValueError("no rows")
-    return len(gold)
+def weighted_f1(
+    gold: Sequence[str],
+    predicted: Sequence[str | None],
+    labels: Sequence[str],
+    *,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Mean F1 of the labels, weighted by their gold rows.
+
+    As scikit-learn's ``f1_score(average="weighted")``. Arguments and errors as :func:`macro_f1`.
+    """
+    return _one("weighted_f1", gold, predicted, labels, clusters, seed)
+
+
+def micro_f1(
+    gold: Sequence[str],
+    predicted: Sequence[str | None],
+    labels: Sequence[str],
+    *,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """F1 of the true positives, false positives and false negatives of all labels together.
+
+    As scikit-learn's ``f1_score(labels=labels, average="micro")``. It equals accuracy unless some
+    predictions are off-list: those are false negatives and no false positives. Arguments and
+    errors as :func:`macro_f1`.
+    """
+    return _one("micro_f1", gold, predicted, labels, clusters, seed)
+
+
+def mcc(
+    gold: Sequence[str],
+    predicted: Sequence[str | None],
+    labels: Sequence[str],
+    *,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Matthews correlation coefficient for any number of labels, -1 to 1.
+
+    Gorodkin's R_K (J. Gorodkin, 2004, "Comparing two K-category assignments by a K-category
+    correlation coefficient"), as scikit-learn's ``matthews_corrcoef``: 0 where all rows have one
+    gold label or one prediction. Arguments and errors as :func:`macro_f1`.
+    """
+    return _one("mcc", gold, predicted, labels, clusters, seed)
+
+
+def cohen_kappa(
+    gold: Sequence[str],
+    predicted: Sequence[str | None],
+    labels: Sequence[str],
+    *,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Agreement beyond chance (J. Cohen, 1960, "A coefficient of agreement for nominal scales").
+
+    As scikit-learn's ``cohen_kappa_score``, except where every row has one and the same gold and
+    predicted label: chance alone then agrees fully, and kappa, undefined, is given as 0.
+    Arguments and errors as :func:`macro_f1`.
+    """
+    return _one("cohen_kappa", gold, predicted, labels, clusters, seed)
+
+
+def _one(
+    name: str,
+    gold: Sequence[str],
+    predicted: Sequence[str | None],
+    labels: Sequence[str],
+    clusters: Clusters | None,
+    seed: int,
+) -> Estimate:
+    found = count_metrics(gold, predicted, labels, names=[name], clusters=clusters, seed=seed)
+    return found[name]

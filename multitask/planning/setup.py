@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from multitask.cluster import Batch, Cluster, Method, Topology
+from multitask.data.workload import Workload
+from multitask.estimate import Estimate
 from multitask.models import ModelInfo
 from multitask.spec import Spec
 
@@ -35,8 +37,10 @@ class Setup:
         batch: How an optimizer step's sequences are spread.
         alpaca: Whether prompts take the Alpaca form.
         packing: Whether several rows share a sequence.
+        recompute: Whether layers are computed again in the backward pass.
         save: When checkpoints are written.
-        notes: What was decided and why, for the plan.
+        workload: Rows and tokens; None before the data is read.
+        estimate: What it needs and costs; None where the model's sizes are not known.
         warnings: What the user should look at.
     """
 
@@ -48,9 +52,11 @@ class Setup:
     batch: Batch
     alpaca: bool
     packing: bool
+    recompute: bool
     save: SavePlan
-    notes: tuple[str, ...] = field(default=())
-    warnings: tuple[str, ...] = field(default=())
+    workload: Workload | None = None
+    estimate: Estimate | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def attention(self) -> str:

@@ -1,0 +1,115 @@
+"""Estimates in tables, for terminals and for plan.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multitask.estimate import Estimate, Row
+from multitask.planning.setup import Setup
+
+HEADER = (
+    "cluster",
+    "method",
+    "sharding",
+    "GB per GPU",
+    "s/step",
+    "steps",
+    "hours",
+    "USD",
+    "checkpoint GB",
+    "disk GB",
+)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One line of a comparison; a plan that does not fit says why in place of its time."""
+    found = row.estimate
+    if found is None:
+        return (row.cluster, row.method, row.sharding, row.reason, "", "", "", "", "", "")
+    start = (row.cluster, row.method, row.sharding, f"{found.memory.total:.1f}")
+    if not row.fits:
+        return (*start, f"does not fit: {row.reason}", "", "", "", "", "")
+    return (
+        *start,
+        f"{found.step.total:.2f}",
+        f"{found.steps:,}",
+        f"{found.hours:.1f}",
+        "-" if found.usd is None else f"{found.usd:,.2f}",
+        f"{found.checkpoint_gb:.1f}",
+        f"{found.disk_gb:.0f}",
+    )
+
+
+def memory_line(found: Estimate) -> str:
+    """Where a GPU's memory goes, in one line."""
+    memory = found.memory
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "activations": memory.activations,
+        "logits": memory.logits,
+        "buffers": memory.buffers,
+        "overhead": memory.overhead,
+    }
+    line = ", ".join(f"{name} {value:.1f}" for name, value in parts.items())
+    host = f"; {memory.host:.1f} GB of main memory per GPU" if memory.host else ""
+    return f"{memory.total:.1f} GB per GPU: {line}{host}"
+
+
+def plan_section(setup: Setup) -> str:
+    """The part of plan.md about machines: sharding, batch, memory, time, cost, checkpoints."""
+    cluster, batch, topology = setup.cluster, setup.batch, setup.topology
+    lines = [
+        "",
+        "# Training plan",
+        "",
+        f"- cluster: {cluster.description}; method: {setup.method.description}",
+        f"- sharding: {topology.sharding} ({topology.reason})"
+        + (", offloaded to main memory" if topology.cpu_offload else ""),
+        f"- batch: {cluster.world_size} x {batch.micro} x {batch.accumulation} = "
+        f"{batch.global_size} sequences per optimizer step" + _rows(setup),
+        *_numbers(setup),
+        f"- checkpoints: {setup.save.reason}",
+    ]
+    if setup.workload is not None and not setup.workload.counted:
+        lines.append("- tokens are guessed from characters: the tokenizer is not on this machine")
+    if setup.warnings:
+        lines += ["", "Notes:", *(f"- {warning}" for warning in setup.warnings)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(setup: Setup) -> str:
+    if not setup.packing or setup.workload is None:
+        return ""
+    each = setup.workload.rows_per_sequence(setup.spec.sequence_len)
+    return (
+        f"; packed, a sequence of {setup.spec.sequence_len} tokens holds about {each:.0f} rows, "
+        f"so that a step sees about {each * setup.batch.global_size:,.0f}"
+    )
+
+
+def _numbers(setup: Setup) -> Sequence[str]:
+    found = setup.estimate
+    if found is None:
+        return ["- memory, time and cost are not estimated: the model's sizes are not known"]
+    if setup.cluster.on_cpu:
+        return []
+    price = setup.cluster.price
+    cost = ""
+    if found.usd is not None and price is not None:
+        cost = (
+            f", about ${found.usd:,.2f} at ${price.usd_per_gpu_hour:.2f} per GPU and hour "
+            f"({price.date}, {price.source})"
+        )
+    return [
+        f"- memory (estimated): {memory_line(found)}; a GPU has {setup.cluster.memory_gb:g} GB",
+        (
+            f"- time (estimated): {found.steps:,} steps of {found.step.total:.2f} s, "
+            f"{found.hours:.1f} h with start, saves and repeated work{cost}"
+        ),
+        (
+            f"- disk (estimated): {found.disk_gb:.0f} GB, of which {found.checkpoint_gb:.1f} GB "
+            "for each checkpoint"
+        ),
+    ]

@@ -1,0 +1,89 @@
+"""Every method on every model on every cluster either makes a configuration or says why not."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from multitask.errors import InputError
+from multitask.models import families, model_info
+from multitask.planning.decide import decide
+from multitask.resources import config_names
+from multitask.runners.axolotl import axolotl_file
+from multitask.runners.checks import check_config
+from multitask.runners.validate import AxolotlValidator, axolotl_installed
+from multitask.spec import Spec
+
+_MODELS = sorted({i for family in families().values() for i in family.ids})
+_METHODS = config_names("methods")
+_CLUSTERS = config_names("clusters")
+
+
+def test_all_combinations_make_a_file_or_a_reason() -> None:
+    outcomes: Counter[str] = Counter()
+    for model in _MODELS:
+        info = model_info(model, Path("/nowhere"))
+        for method in _METHODS:
+            for cluster in _CLUSTERS:
+                spec = Spec(
+                    model=model,
+                    tasks=("banking77",),
+                    method=method,
+                    cluster=cluster,
+                    trust_remote_code=info.trust_remote_code,
+                )
+                try:
+                    setup = decide(spec, info, refuse=False)
+                except InputError as refusal:
+                    outcomes["refused" if "fix:" in str(refusal) else "without reason"] += 1
+                    continue
+                found = setup.estimate
+                if found is not None and found.fits is False:
+                    outcomes["does not fit" if found.why_not else "without reason"] += 1
+                    continue
+                outcomes["made"] += 1
+                file = axolotl_file(setup)
+                findings = check_config(
+                    file.config,
+                    on_cpu=setup.cluster.on_cpu,
+                    world_size=setup.cluster.world_size,
+                    compute_capability=setup.cluster.compute_capability,
+                    model_type=info.model_type,
+                )
+                errors = [finding for finding in findings if finding.severity == "error"]
+                assert not errors, (model, method, cluster, errors)
+                if outcomes["made"] % 50 == 0:  # parsing is slow
+                    assert yaml.safe_load(file.to_yaml()) == file.config
+    assert outcomes.total() == len(_MODELS) * len(_METHODS) * len(_CLUSTERS)
+    assert outcomes.total() > 5000
+    assert outcomes["without reason"] == 0
+    assert outcomes["made"] > outcomes["does not fit"] > 0
+    print(outcomes)  # noqa: T201 (the count, for who runs it with -s)
+
+
+@pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed")
+def test_axolotl_accepts_a_sample_of_them(tmp_path: Path) -> None:
+    """Its validator takes up to a second for each, so a seeded few of each method are asked."""
+    rng = random.Random(0)
+    accepted = 0
+    with AxolotlValidator() as validator:
+        for method in _METHODS:
+            for model in rng.sample(_MODELS, 3):
+                info = model_info(model, Path("/nowhere"))
+                spec = Spec(
+                    model=model,
+                    tasks=("banking77",),
+                    method=method,
+                    cluster=rng.choice(_CLUSTERS),
+                    trust_remote_code=info.trust_remote_code,
+                )
+                setup = decide(spec, info, refuse=False)
+                path = tmp_path / "axolotl.yaml"
+                path.write_text(axolotl_file(setup).to_yaml())
+                validator.validate(path, setup.cluster)
+                accepted += 1
+    assert accepted == 3 * len(_METHODS)
