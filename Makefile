@@ -34,7 +34,7 @@ test-fast: $(VENV)/.installed  ## The tests that start no training
 methods: $(VENV)/.installed  ## Train a toy with every method that runs without a GPU
 	$(RUN) pytest -m 'slow or not slow' tests/test_methods.py
 
-kill-sweep: $(VENV)/.installed  ## Kill trainings at 30 points and resume them; half an hour
+kill-sweep: $(VENV)/.installed  ## Kill trainings at 37 points and resume them; 40 minutes
 	$(RUN) pytest -m 'slow or not slow' tests/test_kill_sweep.py
 
 rehearsal: $(VENV)/.installed  ## Rehearse the 3x4 cluster on this machine, with a node killed

@@ -18,7 +18,7 @@ from multitask.run import Run
 _HARMLESS = (
     "save_", "logging_", "eval_", "evals_", "wandb_", "mlflow_", "comet_", "tensorboard", "use_",
     "hub_", "dataset_prepared_path", "dataset_processes", "dataset_num_proc", "output_dir",
-    "dataloader_", "plugins", "multitask",
+    "dataloader_", "plugins",
 )  # fmt: skip
 _SHOWN = 5
 
@@ -58,6 +58,9 @@ class Inputs:
                 fix="build the run again with `multitask build-config`",
             ) from None
         kept = {key: config[key] for key in sorted(config) if not key.startswith(_HARMLESS)}
+        # Of our own section, how tasks are weighed matters; how they are evaluated does not.
+        section = kept.pop("multitask", None) or {}
+        kept |= {f"multitask.{key}": section[key] for key in section if key != "evaluation"}
         # Through JSON, so that it equals what a marker gives back.
         return cls(world_size, spec, data, json.loads(json.dumps(kept, default=str)))
 

@@ -79,8 +79,18 @@ def test_a_refusal_changes_nothing_on_disk(run: Run) -> None:
 
 def test_how_often_it_is_saved_or_logged_is_no_change(run: Run) -> None:
     save(run, 3)
-    write_config(run, learning_rate=0.1, save_steps=100, logging_steps=1, wandb_project="p")
+    section = {"evaluation": {"rows_per_task": 7}}
+    write_config(
+        run, learning_rate=0.1, save_steps=9, logging_steps=1, wandb_project="p", multitask=section
+    )
     assert choose_resume(run, 1).changes == ()
+
+
+def test_how_tasks_are_weighed_is_a_change(run: Run) -> None:
+    save(run, 3)
+    write_config(run, learning_rate=0.1, multitask={"balance": {"loss_weights": {"a": 2}}})
+    with pytest.raises(InputError, match=r"multitask\.balance"):
+        choose_resume(run, 1)
 
 
 def test_many_changes_are_counted(run: Run) -> None:
