@@ -1,13 +1,17 @@
-"""Greedy generation for tasks without a closed label set."""
+"""Greedy generation: for tasks without a closed label set, and to see what a model says freely."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from multitask.errors import MultitaskError
 from multitask.scoring.encode import Tokens
+from multitask.scoring.forward import is_out_of_memory
 from multitask.scoring.model import LoadedModel
 
-_BATCH = 16
+_TOKEN_BUDGET = 16384
+_MOST_ROWS = 64
 
 
 def generate(
@@ -15,6 +19,7 @@ def generate(
     prompts: Sequence[Tokens],
     *,
     max_new_tokens: int = 128,
+    token_budget: int = _TOKEN_BUDGET,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """Continue every prompt with the most probable token until the turn ends.
@@ -23,31 +28,57 @@ def generate(
         loaded: The model.
         prompts: Prompts in tokens.
         max_new_tokens: Longest answer.
+        token_budget: Bound on a batch's tokens, answers included; halves when memory runs out.
         progress: Told how many prompts are done.
 
     Returns:
         The answers as text, without special tokens.
-    """
-    import torch
 
+    Raises:
+        MultitaskError: Memory does not suffice for one prompt.
+    """
     answers = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for start in range(0, len(order), _BATCH):
-        batch = order[start : start + _BATCH]
-        width = max(len(prompts[i]) for i in batch)
-        pad = loaded.pad_token
-        ids = [[pad] * (width - len(prompts[i])) + list(prompts[i]) for i in batch]
-        mask = [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in batch]
-        with torch.inference_mode():
-            out = loaded.model.generate(
-                input_ids=torch.tensor(ids, device=loaded.model.device),
-                attention_mask=torch.tensor(mask, device=loaded.model.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=pad,
-            )
-        texts = loaded.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    # Longest first: what does not fit should fail at once.
+    pending = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    while pending:
+        width = len(prompts[pending[0]]) + max_new_tokens
+        batch = pending[: min(_MOST_ROWS, max(1, token_budget // width))]
+        try:
+            texts = _batch(loaded, [prompts[i] for i in batch], max_new_tokens)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise MultitaskError(
+                    f"memory does not suffice for one prompt of {width - max_new_tokens} tokens",
+                    fix="shorten the prompts, or load the model in 4 bits",
+                ) from None
+            token_budget = min(token_budget, len(batch) * width) // 2
+            continue
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text.strip()
-        progress(min(start + _BATCH, len(order)))
+        del pending[: len(batch)]
+        progress(len(prompts) - len(pending))
     return answers
+
+
+def _batch(loaded: LoadedModel, prompts: Sequence[Tokens], max_new_tokens: int) -> list[str]:
+    import torch
+
+    width = max(map(len, prompts))
+    pad = loaded.pad_token
+    ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    device = loaded.model.device
+    with torch.inference_mode():
+        out: Any = loaded.model.generate(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+        )
+    # An encoder-decoder returns the answer alone.
+    begin = 0 if loaded.model.config.is_encoder_decoder else width
+    texts: list[str] = loaded.tokenizer.batch_decode(out[:, begin:], skip_special_tokens=True)
+    return texts

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from multitask.errors import InputError
+from multitask.errors import InputError, did_you_mean
 from multitask.quiet import quiet_libraries
+from multitask.scoring.encode import Encoder, LabelEncoder, PairEncoder
+
+Quantisation = Literal["4bit", "8bit"]
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class LoadedModel:
     """A model ready to score.
 
     Attributes:
-        model: A causal language model in evaluation mode.
+        model: A causal or encoder-decoder model in evaluation mode.
         tokenizer: Its tokenizer, with the chat template that training used.
         name: Path or Hub id.
     """
@@ -30,50 +36,133 @@ class LoadedModel:
         """A token id to fill batches with; padding is masked, so any will do."""
         return self.tokenizer.pad_token_id or 0
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens that the model was made to read; None where it has no such limit."""
+        config = self.model.config
+        if getattr(config, "is_encoder_decoder", False):
+            return getattr(config, "max_position_embeddings", None)
+        config = config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        return int(limit or 0) or None
 
-def load_model(name: str) -> LoadedModel:
+    def encoder(self) -> LabelEncoder:
+        """The encoder that suits the model; it shortens prompts beyond the context."""
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            return PairEncoder(self.tokenizer, context=self.context)
+        return Encoder(self.tokenizer, context=self.context)
+
+
+def load_model(
+    name: str, *, dtype: str | None = None, quantisation: Quantisation | None = None
+) -> LoadedModel:
     """Load a model and its tokenizer onto this machine's best device.
-
-    Weights are float32 on a CPU (exact sums, no emulated arithmetic) and bfloat16 on a GPU.
 
     Args:
         name: A Hub id, or a folder with a full model or a PEFT adapter.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; default: float32 on a CPU (exact sums, no
+            emulated arithmetic), bfloat16 on a GPU.
+        quantisation: Load the weights in 4 (NF4) or 8 bits with bitsandbytes; needs a GPU.
 
     Raises:
-        InputError: The folder holds no model or no tokenizer, or the Hub does not give it.
+        InputError: The folder holds no model or no tokenizer, an adapter's base is missing, the
+            Hub does not give the model, or it cannot be quantised here.
     """
     quiet_libraries()
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     folder = Path(name)
     adapter = folder / "adapter_config.json"
     if folder.is_dir() and not adapter.is_file() and not (folder / "config.json").is_file():
-        raise InputError("the folder holds no model (no config.json)", where=name)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        raise InputError("the folder holds no model (no config.json)", where=folder)
     base = _base_of(adapter) if adapter.is_file() else name
+    _check_tokenizer(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype is not None and dtype not in _DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}", fix=did_you_mean(dtype, _DTYPES))
+    precision = dtype or ("bfloat16" if device == "cuda" else "float32")
+    options: dict[str, Any] = {"dtype": getattr(torch, precision)}
+    if quantisation is not None:
+        options |= _quantised(quantisation, device, options["dtype"])
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+        model = _load(base, options)
         if adapter.is_file():
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, name).merge_and_unload()
-    except (OSError, ValueError) as error:
+            model = _adapted(model, name, merge=not getattr(model, "is_quantized", False))
+    except (OSError, ValueError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
         first = str(error).strip().splitlines()[0]
+        where = name if base == name else f"{name} on {base}"
         raise InputError(
             f"the model cannot be loaded: {first}",
-            where=name,
+            where=where,
             fix="check the path; a gated model needs its conditions accepted and `hf auth login`",
         ) from None
-    return LoadedModel(model=model.to(device).eval(), tokenizer=tokenizer, name=name)
+    if not getattr(model, "is_quantized", False):
+        model = model.to(device)
+    return LoadedModel(model=model.eval(), tokenizer=tokenizer, name=name)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    if not any((folder / file).is_file() for file in (*_TOKENIZER_FILES, "vocab.json")):
+        raise InputError(
+            "the folder holds no tokenizer",
+            where=folder,
+            fix="save the tokenizer that training used into it, with its chat template",
+        )
+
+
+def _load(base: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config = AutoConfig.from_pretrained(base)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return kind.from_pretrained(base, **options)
+
+
+def _adapted(model: Any, adapter: str, *, merge: bool) -> Any:
+    """The base with the adapter in it: merged, or beside weights that are quantised."""
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, adapter)
+    if adapted.active_peft_config.is_prompt_learning:
+        raise InputError("a prompt-tuning adapter cannot be scored", where=adapter)
+    return adapted.merge_and_unload() if merge else adapted.get_base_model()
+
+
+def _quantised(quantisation: str, device: str, dtype: Any) -> dict[str, Any]:
+    if quantisation not in ("4bit", "8bit"):
+        raise InputError(f"unknown quantisation {quantisation!r}", fix="known: 4bit, 8bit")
+    if device != "cuda":
+        raise InputError("quantised models need a GPU", fix="leave the quantisation out")
+    from transformers import BitsAndBytesConfig
+
+    four = quantisation == "4bit"
+    config = BitsAndBytesConfig(
+        load_in_4bit=four,
+        load_in_8bit=not four,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": 0}}
 
 
 def _base_of(adapter: Path) -> str:
+    """The adapter's base model, a Hub id or a folder."""
     base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise InputError("the adapter does not name its base model", where=adapter)
+    looks_local = str(base).startswith((".", "/", "~")) or str(base).count("/") != 1
+    if looks_local and "/" in str(base) and not Path(base).is_dir():
+        raise InputError(
+            f"the adapter's base model {base!r} is not there",
+            where=adapter,
+            fix="put the base where training had it, or set base_model_name_or_path to where it is",
+        )
     return str(base)

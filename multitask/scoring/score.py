@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from multitask.data.render import Row, gold
 from multitask.errors import InputError
-from multitask.scoring.encode import Encoder
 from multitask.scoring.generate import generate
 from multitask.scoring.model import LoadedModel
 from multitask.scoring.scorer import label_scores
@@ -64,14 +63,21 @@ def score(
             )
     if task.kind is Kind.GENERATION:
         return _generated(loaded, task, rows, progress)
-    encoder = Encoder(loaded.tokenizer)
+    encoder = loaded.encoder()
+    # Options of a question may repeat a text; both then have its score.
+    repeats = task.kind is Kind.MULTIPLE_CHOICE and task.answers == "text"
     labels = [task.candidates(tuple(row.get("choices", ()))) for row in rows]
     responses = _Responses(task)
     queries = [
-        encoder.encode(row["messages"][0]["content"], responses.of(row, candidates))
+        encoder.encode(
+            row["messages"][0]["content"],
+            responses.of(row, candidates),
+            text=row.get("text", ""),
+            repeats=repeats,
+        )
         for row, candidates in zip(rows, labels, strict=True)
     ]
-    scores = label_scores(loaded.model, queries, pad_token=loaded.pad_token, progress=progress)
+    scores = label_scores(loaded.model, queries, progress=progress)
     return [
         Prediction(
             task=task.name,
@@ -113,7 +119,7 @@ class _Responses:
 def _generated(
     loaded: LoadedModel, task: Task, rows: Sequence[Row], progress: Progress
 ) -> list[Prediction]:
-    encoder = Encoder(loaded.tokenizer)
+    encoder = loaded.encoder()
     prompts = [encoder.prompt(row["messages"][0]["content"]) for row in rows]
     texts = generate(loaded, prompts, progress=progress)
     return [

@@ -1,0 +1,251 @@
+"""Best-first search for the most probable label, for all queries of a batch at once.
+
+The log-probability of a node bounds that of every label below it, because a token's probability
+is at most one. So a label is the best as soon as it is no worse than every node not yet read.
+Which nodes to read next is a guess that costs time when wrong, never exactness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from multitask.scoring.trie import Floats, Forest, Ints, runs
+
+# Below this loss per token (nats) a model is taken to know the answer, and only branches that
+# look needed are read; above, what lies below them is read along.
+_FLAT_LOSS = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Tokens whose log-probabilities a step needs.
+
+    Attributes:
+        pair: Which of the step's (query, node) pairs is read just before the token.
+        place: Which token of that node's edge is read just before; -1: the prompt's last one.
+        token: The token; -1 where a label ends without one (its log-probability is 0).
+        inner: True where the token lies in the node's own edge, False where it begins a child's.
+        node: The node that the token belongs to.
+    """
+
+    pair: Ints
+    place: Ints
+    token: Ints
+    inner: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    node: Ints
+
+
+class Search:
+    """State of the search in a batch.
+
+    Attributes:
+        scores: Log-likelihood of every leaf that is known, NaN elsewhere, (queries, nodes).
+        nodes: Nodes read for each query.
+        active: Queries that are not decided yet.
+    """
+
+    def __init__(self, forest: Forest, queries: int, *, unvisited: float | None) -> None:
+        """Begin at the root.
+
+        Args:
+            forest: The tries.
+            queries: How many queries.
+            unvisited: None: stop when the best label is proven. A number: stop when the labels
+                not visited hold at most this share of the probability of those visited.
+        """
+        self.forest = forest
+        self._unvisited = unvisited
+        shape = (queries, forest.width)
+        self._open = np.full(shape, -np.inf)
+        self._exact = np.zeros(shape)
+        self._read = np.zeros(shape, bool)
+        self._best = np.full(queries, -np.inf)
+        self._found = np.full(queries, -np.inf)
+        self.scores = np.full(shape, np.nan)
+        self.nodes = np.zeros(queries, np.int64)
+        self.active: Ints = np.arange(queries)
+
+    def upper(self) -> Floats:
+        """Bound on the log-likelihood of every label not visited, -inf where there is none."""
+        bound: Floats = self._open.max(1)
+        return bound
+
+    def mass_left(self) -> Floats:
+        """Bound on the probability not visited, relative to the probability visited."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            mass: Floats = np.exp(_log_sum(self._open) - self._found)
+            return mass
+
+    def targets(self, query: Ints, node: Ints) -> Targets:
+        """What reading these nodes must tell."""
+        forest = self.forest
+        length = forest.get(forest.length, query, node)
+        pair, place = runs(np.maximum(length - 1, 0))
+        inner = forest.tokens[forest.get(forest.start, query, node)[pair] + place + 1]
+        branch, sibling = runs(forest.get(forest.children, query, node))
+        child = forest.get(forest.child, query, node)[branch] + sibling
+        return Targets(
+            pair=np.concatenate([pair, branch]),
+            place=np.concatenate([place, length[branch] - 1]),
+            token=np.concatenate([inner, forest.get(forest.first, query[branch], child)]),
+            inner=np.arange(len(pair) + len(branch)) < len(pair),
+            node=np.concatenate([node[pair], child]),
+        )
+
+    def absorb(self, query: Ints, node: Ints, targets: Targets, values: Floats) -> None:
+        """Take in what reading the nodes has told; parents must come before their children.
+
+        Args:
+            query: Query of each pair.
+            node: Node of each pair.
+            targets: Of these pairs.
+            values: Log-probability of each target.
+        """
+        forest = self.forest
+        inner = np.bincount(
+            targets.pair[targets.inner], values[targets.inner], minlength=len(query)
+        )
+        begins = ~targets.inner
+        owner, child, value = targets.pair[begins], targets.node[begins], values[begins]
+        levels = forest.get(forest.level, query, node)
+        np.add.at(self.nodes, query, node > 0)
+        for level in np.unique(levels):
+            chosen = levels == level
+            q, n = query[chosen], node[chosen]
+            exact = self._bound_of(q, n) + inner[chosen]
+            self._exact[q, n] = exact
+            self._read[q, n] = True
+            self._open[q, n] = -np.inf
+            leaf = forest.get(forest.children, q, n) == 0
+            self._finish(q[leaf], n[leaf], exact[leaf])
+            below = chosen[owner]
+            q, n = query[owner[below]], child[below]
+            bound = self._exact[q, node[owner[below]]] + value[below]
+            # A leaf that needs no reading is known at once.
+            done = forest.get(forest.feed, q, n) == 0
+            done &= forest.get(forest.children, q, n) == 0
+            self._read[q[done], n[done]] = True
+            self._finish(q[done], n[done], bound[done])
+            self._open[q[~done], n[~done]] = bound[~done]
+        self._decide()
+
+    def select(self, most: int) -> tuple[Ints, Ints]:
+        """Choose the nodes to read next.
+
+        Args:
+            most: Most tokens per query.
+
+        Returns:
+            Queries and nodes, by query, parents before children; at least one for each active
+            query.
+        """
+        rows = self.active
+        bounds = self._open[rows]
+        top = bounds.argmax(1)
+        height = bounds[np.arange(len(rows)), top]
+        depth = self.forest.get(self.forest.depth, rows, top) + 1
+        loss = np.maximum(-height / depth, 1e-3)
+        goal = height - loss * self.forest.get(self.forest.rest, rows, top)
+        goal = np.maximum(goal, self._best[rows])
+        if self._unvisited is not None:
+            goal = np.minimum(height, self._needed(rows, bounds, goal))
+        guesses = self._guesses(rows, bounds, loss, goal)
+        chosen = guesses >= np.minimum(goal, height)[:, None]
+        query, node = np.nonzero(chosen)
+        tokens = self.forest.get(self.forest.feed, rows[query], node)
+        # A leaf that needs no reading comes with its parent.
+        query, node, tokens = query[tokens > 0], node[tokens > 0], tokens[tokens > 0]
+        total = np.bincount(query, tokens, minlength=len(rows))
+        # Queries are padded to the widest of a batch; one that wants much more than the others
+        # takes it in several steps.
+        room = min(most, max(16, 2 * int(np.ceil(total.mean()))))
+        if total.max() > room:
+            query, node = _most_promising(query, node, tokens, guesses, room)
+        return rows[query], node
+
+    def _needed(self, rows: Ints, bounds: Floats, goal: Floats) -> Floats:
+        """Lowest bound to read so that what stays unread holds little enough probability."""
+        share = self._unvisited or 0.0
+        if share == 0.0:
+            return np.full(len(rows), -1e300)
+        ordered = np.sort(bounds, axis=1)
+        found = np.logaddexp(self._found[rows], goal)[:, None]
+        with np.errstate(under="ignore"):
+            tail = np.cumsum(np.exp(ordered - found), axis=1)
+        first = (tail > share / 2).argmax(1)
+        return np.where(tail[:, -1] > share / 2, ordered[np.arange(len(rows)), first], goal)
+
+    def _guesses(self, rows: Ints, bounds: Floats, loss: Floats, goal: Floats) -> Floats:
+        """Bounds of open nodes, and guesses for what is below them where it pays to read along."""
+        forest = self.forest
+        if self._unvisited == 0.0 or not forest.shared:
+            # Everything is needed, or tries are so small that one step for all is cheapest.
+            whole = np.where(self._read[rows], -np.inf, -1e200)
+            if not forest.shared:
+                sizes = np.array([len(forest.tries[row]) for row in rows])
+                whole[np.arange(forest.width)[None] >= sizes[:, None]] = -np.inf
+                if self._unvisited != 0.0:
+                    whole = np.where(np.isfinite(whole), goal[:, None], -np.inf)
+            np.maximum(bounds, whole, out=bounds)
+            return bounds
+        below = (bounds.max(1) - goal > np.log(2)) & (
+            (self._unvisited is None) | (loss > _FLAT_LOSS)
+        )
+        if not below.any():
+            return bounds
+        trie = forest.tries[0]
+        part = bounds[below]
+        for nodes in trie.levels[2:]:
+            parent = trie.parent[nodes]
+            step = loss[below, None] * trie.length[parent] + trie.log_siblings[nodes]
+            np.maximum(part[:, nodes], part[:, parent] - step, out=part[:, nodes])
+        bounds[below] = part
+        return bounds
+
+    def _bound_of(self, query: Ints, node: Ints) -> Floats:
+        return np.where(node == 0, 0.0, self._open[query, node])
+
+    def _finish(self, query: Ints, node: Ints, score: Floats) -> None:
+        self.scores[query, node] = score
+        np.maximum.at(self._best, query, score)
+        np.logaddexp.at(self._found, query, score)
+
+    def _decide(self) -> None:
+        rows = self.active
+        if self._unvisited is None:
+            going = self._open[rows].max(1) > self._best[rows]
+        else:
+            left = _log_sum(self._open[rows])
+            limit = np.log(self._unvisited) if self._unvisited > 0 else -np.inf
+            going = left > self._found[rows] + limit
+        self.active = rows[going]
+
+
+def _log_sum(bounds: Floats) -> Floats:
+    top = bounds.max(1)
+    safe = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore", under="ignore"):
+        return np.where(
+            np.isfinite(top), safe + np.log(np.exp(bounds - safe[:, None]).sum(1)), -np.inf
+        )
+
+
+def _most_promising(
+    query: Ints, node: Ints, tokens: Ints, guesses: Floats, room: int
+) -> tuple[Ints, Ints]:
+    """Of each query's nodes the most promising, as many as fit; one in any case."""
+    order = np.lexsort((node, -guesses[query, node], query))
+    q, size = query[order], tokens[order]
+    start = np.searchsorted(q, q)
+    before = np.cumsum(size) - size
+    kept = before - before[start] + size <= room
+    kept |= np.arange(len(q)) == start
+    # A node is no use without its parent, which is at least as promising and so stands before it:
+    # what follows the first that does not fit is left out, fitting or not.
+    cut = np.maximum.accumulate(np.where(kept, -1, start))
+    kept &= cut != start
+    kept |= np.arange(len(q)) == start
+    chosen = np.sort(order[kept])
+    return query[chosen], node[chosen]

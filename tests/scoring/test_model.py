@@ -1,0 +1,101 @@
+"""Loading: what is refused, adapters, precisions, encoder-decoders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multitask.errors import InputError
+from multitask.scoring.encode import Encoder, PairEncoder
+from multitask.scoring.generate import generate
+from multitask.scoring.model import LoadedModel, load_model
+from multitask.scoring.scorer import LabelScorer
+from tests.scoring.models import build
+
+torch = pytest.importorskip("torch")
+
+
+def test_a_folder_without_a_tokenizer_is_refused(toy: Path, tmp_path: Path) -> None:
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(toy / file, tmp_path)
+    with pytest.raises(InputError, match="holds no tokenizer"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("base", ["./gone", "/gone/model"])
+def test_an_adapter_whose_base_is_gone_is_refused(toy: Path, tmp_path: Path, base: str) -> None:
+    shutil.copy(toy / "tokenizer.json", tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    with pytest.raises(InputError, match=r"base model .* is not there"):
+        load_model(str(tmp_path))
+
+
+def test_an_adapter_is_merged_into_its_base(toy: Path, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    loaded = load_model(str(toy))
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(loaded.model, config).eval()
+    adapted.peft_config["default"].base_model_name_or_path = str(toy)
+    query = Encoder(loaded.tokenizer).encode("x", ["card", "lost"])
+    adapted.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    merged = load_model(str(tmp_path))
+    (scores,) = LabelScorer(merged.model).score([query], unvisited=0.0)
+    (beside,) = LabelScorer(adapted.get_base_model()).score([query], unvisited=0.0)
+    assert scores.log_likelihood == pytest.approx(beside.log_likelihood, abs=1e-4)
+    (base,) = LabelScorer(load_model(str(toy)).model).score([query], unvisited=0.0)
+    assert scores.log_likelihood != pytest.approx(base.log_likelihood, abs=1e-4)
+
+
+def test_weights_are_loaded_in_the_precision_asked_for(toy: Path) -> None:
+    assert load_model(str(toy), dtype="bfloat16").model.dtype == torch.bfloat16
+    with pytest.raises(InputError, match="did you mean 'bfloat16'"):
+        load_model(str(toy), dtype="bfloat")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_quantisation_without_a_gpu_is_refused(toy: Path) -> None:
+    with pytest.raises(InputError, match="need a GPU"):
+        load_model(str(toy), quantisation="4bit")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="bitsandbytes needs a GPU")
+@pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
+def test_quantised_models_are_scored(toy: Path, quantisation: Any) -> None:
+    loaded = load_model(str(toy), quantisation=quantisation)
+    query = loaded.encoder().encode("x", ["card", "lost"])
+    (scores,) = LabelScorer(loaded.model).score([query])
+    assert scores.best in (0, 1)
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(toy: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(toy, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "no-such-model"}))
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_model(str(folder))
+
+
+def test_an_encoder_decoder_is_loaded_scored_and_generates(toy: Path, tmp_path: Path) -> None:
+    tokenizer = load_model(str(toy)).tokenizer
+    model = build("t5")
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path))
+    encoder = loaded.encoder()
+    assert isinstance(encoder, PairEncoder)
+    queries = encoder.encode_all(["where is my card?", "x"], ["card", "lost"])
+    assert [len(s.log_likelihood) for s in LabelScorer(loaded.model).score(queries)] == [2, 2]
+    assert len(generate(loaded, [query.prompt for query in queries], max_new_tokens=3)) == 2
+
+
+def test_generated_texts_do_not_depend_on_the_batch(toy: Path) -> None:
+    loaded: LoadedModel = load_model(str(toy))
+    prompts = [Encoder(loaded.tokenizer).prompt(text) for text in ("x", "where is my card?", "?")]
+    together = generate(loaded, prompts, max_new_tokens=5)
+    assert together == generate(loaded, prompts, max_new_tokens=5, token_budget=1)

@@ -1,0 +1,144 @@
+"""Tries hold exactly their labels, and the search on them is exact whatever the probabilities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multitask.scoring.feed import paths, with_ancestors
+from multitask.scoring.search import Search
+from multitask.scoring.trie import Forest, build_trie
+
+LABELS = st.lists(
+    st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple), min_size=1, max_size=20
+)
+
+
+def spelled(trie, leaf: int) -> tuple[int, ...]:  # type: ignore[no-untyped-def]
+    """The tokens from the root to a node."""
+    tokens: list[int] = []
+    while leaf > 0:
+        begin = trie.start[leaf]
+        tokens[:0] = trie.tokens[begin : begin + trie.length[leaf]].tolist()
+        leaf = int(trie.parent[leaf])
+    return tuple(tokens)
+
+
+@given(LABELS)
+@settings(max_examples=100, deadline=None)
+def test_a_trie_spells_its_labels(labels: list[tuple[int, ...]]) -> None:
+    trie = build_trie(labels)
+    assert [spelled(trie, leaf) for leaf in trie.leaf_of] == labels
+    leaves = np.flatnonzero(trie.children == 0)
+    assert sorted(set(trie.leaf_of.tolist())) == sorted(set(leaves.tolist()) - {0})
+    branches = np.flatnonzero(trie.children)[1:]
+    assert (trie.children[branches] >= 2).all(), "a chain without branches is one edge"
+    assert (trie.parent[1:] < np.arange(1, len(trie))).all()
+    assert (np.diff(trie.level) >= 0).all()
+
+
+def test_labels_of_equal_tokens_share_a_leaf() -> None:
+    trie = build_trie([(5, 1), (6, 1), (5, 1)])
+    assert trie.leaf_of[0] == trie.leaf_of[2] != trie.leaf_of[1]
+
+
+@given(LABELS)
+@settings(max_examples=50, deadline=None)
+def test_paths_hold_every_node_asked_for(labels: list[tuple[int, ...]]) -> None:
+    trie = build_trie(labels)
+    forest = Forest([trie])
+    node = np.flatnonzero(trie.feed > 0)
+    found, covered = paths(forest, np.zeros_like(node), node)
+    for n, path in zip(node.tolist(), covered.tolist(), strict=True):
+        own = spelled(trie, n)
+        read = own if trie.children[n] else own[:-1]
+        assert tuple(found[path][1][: len(read)]) == read
+
+
+def test_unknown_ancestors_are_added_before_their_children() -> None:
+    trie = build_trie([(1, 2, 3, 9), (1, 2, 4, 9), (1, 5, 9)])
+    leaf = int(trie.leaf_of[0])
+    known = np.full((1, len(trie)), -1)
+    query, node = with_ancestors(Forest([trie]), np.array([0]), np.array([leaf]), known)
+    assert node.tolist() == [int(trie.parent[trie.parent[leaf]]), int(trie.parent[leaf]), leaf]
+    known[0, trie.parent[leaf]] = 0
+    query, node = with_ancestors(Forest([trie]), np.array([0]), np.array([leaf]), known)
+    assert node.tolist() == [leaf]
+    assert query.tolist() == [0]
+
+
+class Language:
+    """Token probabilities that depend on the tokens before; sharp ones are like a model's."""
+
+    def __init__(self, seed: int, sharpness: float) -> None:
+        self._seed = seed
+        self._sharpness = sharpness
+
+    def log_probability(self, before: tuple[int, ...], token: int) -> float:
+        rng = np.random.default_rng([self._seed, *before])
+        scores = rng.normal(size=5) * self._sharpness
+        return float((scores - np.log(np.exp(scores).sum()))[token])
+
+    def score(self, label: tuple[int, ...]) -> float:
+        return sum(self.log_probability(label[:i], token) for i, token in enumerate(label))
+
+
+def run_search(
+    languages: list[Language], label_sets: list[list[tuple[int, ...]]], unvisited: float | None
+) -> Search:
+    tries = [build_trie(labels) for labels in label_sets]
+    if all(labels == label_sets[0] for labels in label_sets):
+        tries = tries[:1] * len(tries)
+    forest = Forest(tries)
+    search = Search(forest, len(tries), unvisited=unvisited)
+    query, node = np.arange(len(tries)), np.zeros(len(tries), int)
+    for _ in range(1000):
+        targets = search.targets(query, node)
+        values = []
+        for pair, place, token in zip(targets.pair, targets.place, targets.token, strict=True):
+            q, n = int(query[pair]), int(node[pair])
+            trie = tries[q]
+            read = spelled(trie, n)[: int(trie.depth[n]) + int(place) + 1]
+            values.append(0.0 if token < 0 else languages[q].log_probability(read, int(token)))
+        search.absorb(query, node, targets, np.array(values))
+        if not len(search.active):
+            return search
+        query, node = search.select(64)
+        assert set(query.tolist()) == set(search.active.tolist())
+    raise AssertionError("the search does not end")
+
+
+@given(
+    st.lists(LABELS, min_size=1, max_size=3),
+    st.integers(0, 1000),
+    st.sampled_from([0.1, 2.0, 8.0]),
+    st.sampled_from([None, 1e-4, 0.0]),
+    st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_search_is_exact(
+    label_sets: list[list[tuple[int, ...]]],
+    seed: int,
+    sharpness: float,
+    unvisited: float | None,
+    shared: bool,
+) -> None:
+    if shared:
+        label_sets = [label_sets[0]] * len(label_sets)
+    languages = [Language(seed + i, sharpness) for i in range(len(label_sets))]
+    search = run_search(languages, label_sets, unvisited)
+    for q, labels in enumerate(label_sets):
+        right = np.array([languages[q].score(label) for label in labels])
+        found = search.scores[q, build_trie(labels).leaf_of]
+        known = np.isfinite(found)
+        assert found[known] == pytest.approx(right[known], abs=1e-9)
+        assert np.nanmax(found) == pytest.approx(right.max(), abs=1e-9)
+        assert (right[~known] <= search.upper()[q] + 1e-9).all()
+        if unvisited is not None:
+            distinct = dict(zip(labels, right, strict=True))
+            missed = {label for label, k in zip(labels, known, strict=True) if not k}
+            left = sum(np.exp(distinct[label]) for label in missed)
+            visited = sum(np.exp(distinct[label]) for label in set(labels) - missed)
+            assert left <= unvisited * visited * (1 + 1e-9)
