@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python -m
 # installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
 TORCH := torch==2.13.0
 
-.PHONY: help install quickstart test test-fast methods lint format benchmark-from-scratch clean
+.PHONY: help install quickstart test test-fast methods lint format schema benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
@@ -43,6 +43,9 @@ lint: $(VENV)/.installed  ## ruff and mypy --strict
 format: $(VENV)/.installed  ## Let ruff format and fix what it can
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
+
+schema: $(VENV)/.installed  ## Write the snapshot of the installed Axolotl's schema anew
+	$(RUN) multitask.runners.make_schema
 
 benchmark-from-scratch: $(VENV)/.installed  ## Half an hour: a 2M Llama on real data (docs/from-scratch.md)
 	$(VENV)/bin/python benchmarks/train_from_scratch.py --data-dir ../shared/data --out runs/from-scratch

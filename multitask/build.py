@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,15 @@ from multitask.data.write import no_garbage_collection, write_data
 from multitask.models import model_info
 from multitask.planning.decide import decide
 from multitask.planning.setup import Setup
+from multitask.planning.table import plan_section
 from multitask.run import Run, staged
-from multitask.runners.accelerate import accelerate_yaml, node_script
+from multitask.runners.accelerate import accelerate_yaml
 from multitask.runners.axolotl import axolotl_file
-from multitask.runners.validate import axolotl_installed, validate_axolotl
+from multitask.runners.checks import check_config
+from multitask.runners.deepspeed import check_deepspeed, deepspeed_installed, deepspeed_json
+from multitask.runners.finding import refuse
+from multitask.runners.launch import launch_scripts
+from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.spec import Spec
 
 
@@ -25,11 +31,15 @@ class Built:
 
     Attributes:
         run: The run directory.
+        setup: What was decided.
         validated: Whether Axolotl's validator has seen its configuration.
+        replaced: Keys of ours that the spec's own ``axolotl`` keys replaced.
     """
 
     run: Run
+    setup: Setup
     validated: bool
+    replaced: tuple[str, ...]
 
 
 def build_config(
@@ -41,7 +51,7 @@ def build_config(
     progress: Progress = no_progress,
     add_files: Callable[[Path, Prepared], None] = lambda _root, _prepared: None,
 ) -> Built:
-    """Make a run directory: data, plan, Axolotl and accelerate files, launch scripts.
+    """Make a run directory: data, plan, Axolotl, accelerate and DeepSpeed files, launch scripts.
 
     Args:
         spec: From :func:`multitask.load_spec`.
@@ -53,31 +63,66 @@ def build_config(
             such as a model made on the spot.
 
     Raises:
-        InputError: The spec or its data is wrong, Axolotl refuses the configuration, or ``out``
-            holds something else.
+        InputError: The spec or its data is wrong, the run does not fit the cluster's memory,
+            Axolotl refuses the configuration, or ``out`` holds something else.
     """
     out = Path(out)
-    decide(spec, model_info(spec.model, out))  # wrong keys end it before the work
+    # Wrong keys, and a model that cannot fit, end it before the work.
+    _check(decide(spec, model_info(spec.model, out)))
     check = validate and axolotl_installed()
-    with no_garbage_collection(), staged(out) as stage:
+    with ExitStack() as stack:
+        # Started first: it takes longer to import than most data to prepare.
+        validator = stack.enter_context(AxolotlValidator()) if check else None
+        stack.enter_context(no_garbage_collection())
+        stage = stack.enter_context(staged(out))
         prepared = prepare_tasks(spec, report=report, progress=progress)
         run = Run(stage)
         run.spec.write_text(spec.to_yaml(), encoding="utf-8")
         add_files(stage, prepared)
         write_data(prepared, spec, stage, progress=progress)
         setup = decide(spec, model_info(spec.model, stage), workload_of(run))
+        for warning in _check(setup):
+            report(f"warning: {warning}")
         write_launch_files(run, setup)
-        if check:
-            report("asking Axolotl's validator (about 15 s)")
-            validate_axolotl(run.axolotl, setup.cluster)
-    return Built(run=Run(out), validated=check)
+        with run.plan.open("a", encoding="utf-8") as plan:
+            plan.write(plan_section(setup))
+        if validator is not None:
+            report("asking Axolotl's validator")
+            _validate(validator, run, setup)
+    return Built(Run(out), setup, validated=check, replaced=axolotl_file(setup).replaced)
+
+
+def _check(setup: Setup) -> tuple[str, ...]:
+    """Check the configuration without Axolotl; the warnings."""
+    findings = check_config(
+        axolotl_file(setup).config,
+        on_cpu=setup.cluster.on_cpu,
+        world_size=setup.cluster.world_size,
+        compute_capability=setup.cluster.compute_capability,
+        model_type=setup.model.model_type,
+    )
+    return tuple(str(warning) for warning in refuse(findings, where="key 'axolotl'"))
 
 
 def write_launch_files(run: Run, setup: Setup) -> None:
-    """Write ``axolotl.yaml``, ``accelerate.yaml`` and ``launch/`` into a run directory."""
+    """Write ``axolotl.yaml``, ``accelerate.yaml``, ``deepspeed.json`` and ``launch/`` of a run."""
     run.axolotl.write_text(axolotl_file(setup).to_yaml(), encoding="utf-8")
     run.accelerate.write_text(accelerate_yaml(setup.cluster), encoding="utf-8")
+    stage = setup.topology.sharding.deepspeed_stage
+    if stage is not None:
+        text = deepspeed_json(stage, offload=setup.topology.cpu_offload)
+        run.deepspeed.write_text(text, encoding="utf-8")
     run.launch.mkdir()
-    script = run.launch / "node.sh"
-    script.write_text(node_script(setup.cluster), encoding="utf-8")
-    script.chmod(0o755)
+    for name, content in launch_scripts(setup.cluster).items():
+        script = run.launch / name
+        script.write_text(content, encoding="utf-8")
+        script.chmod(0o755)
+
+
+def _validate(validator: AxolotlValidator, run: Run, setup: Setup) -> None:
+    """Ask Axolotl, accelerate and DeepSpeed for their own opinion of the files."""
+    validator.validate(run.axolotl, setup.cluster)
+    validator.validate_accelerate(run.accelerate)
+    if run.deepspeed.is_file() and deepspeed_installed():
+        config = axolotl_file(setup).config
+        refuse(check_deepspeed(run.deepspeed, config, world_size=setup.cluster.world_size))

@@ -76,6 +76,11 @@ class Run:
         return self.root / "accelerate.yaml"
 
     @property
+    def deepspeed(self) -> Path:
+        """DeepSpeed's configuration, where it shards the model."""
+        return self.root / "deepspeed.json"
+
+    @property
     def launch(self) -> Path:
         """The folder of launch scripts."""
         return self.root / "launch"

@@ -35,6 +35,8 @@ def build_config(
             progress=bar.update,
         )
     typer.echo(built.run.plan.read_text(encoding="utf-8"))
+    if built.replaced:
+        typer.echo(f"your `axolotl` keys replace ours: {', '.join(built.replaced)}")
     if built.validated:
         typer.echo("axolotl.yaml: accepted by Axolotl's validator")
     else:

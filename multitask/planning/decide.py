@@ -161,8 +161,8 @@ def _save(draft: _Draft, quote: Estimate | None) -> SavePlan:
     return SavePlan(
         steps,
         f"every {steps} steps ({often}) at {quote.step.total:.2f} s a step (Young and Daly, one "
-        f"failure in {wanted.mtbf_hours:g} h, at most {wanted.max_minutes:g} min apart); expected loss "
-        f"{cadence.expected_loss_percent:.1f} % of the time",
+        f"failure in {wanted.mtbf_hours:g} h, at most {wanted.max_minutes:g} min apart); "
+        f"expected loss {cadence.expected_loss_percent:.1f} % of the time",
     )
 
 

@@ -61,7 +61,11 @@ def plan_of(
         shape=shape,
         training=_training(shape, cluster, method, model),
         spread=Spread(
-            str(topology.sharding), topology.shard, topology.replicate, topology.cpu_offload
+            str(topology.sharding),
+            topology.shard,
+            topology.replicate,
+            topology.cpu_offload,
+            sync_each_batch=topology.sharding.is_fsdp,
         ),
         machines=machines_of(cluster),
         workload=cut,

@@ -197,3 +197,27 @@ def test_gemma_3s_adapters_go_on_the_text_layers_alone() -> None:
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     assert len(trained) == 2 * 7 * 2  # layers, linear layers in each, A and B
     assert all(".language_model.layers." in name for name in trained)
+
+
+def test_gemma_3_cannot_be_loaded_as_a_text_model_alone(tmp_path: Path) -> None:
+    """transformers warns and goes on with random weights: why gemma3.yaml loads the whole model."""
+    pytest.importorskip("transformers")
+    from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
+
+    AutoModelForCausalLM.from_config(_tiny("gemma3")).save_pretrained(tmp_path)
+    config = Gemma3TextConfig.from_pretrained(tmp_path)
+    _, loading = Gemma3ForCausalLM.from_pretrained(
+        tmp_path, config=config, output_loading_info=True
+    )
+    assert len(loading["missing_keys"]) > 20
+
+
+def test_gpt_neox_needs_its_layers_named_to_keep_the_head_out() -> None:
+    pytest.importorskip("bitsandbytes")
+    from axolotl.loaders.adapter import find_all_linear_names
+    from transformers import AutoModelForCausalLM
+
+    found = find_all_linear_names(AutoModelForCausalLM.from_config(_tiny("gpt_neox")))
+    named = families()["gpt-neox"].lora_target_modules
+    assert named is not None
+    assert set(found) == {*named, "lm_head"}

@@ -1,0 +1,184 @@
+"""One estimate of a plan, and several side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from multitask.errors import MultitaskError
+from multitask.estimate.assumptions import MTBF_HOURS, STARTUP_MINUTES, WRITE_GB_S
+from multitask.estimate.checkpoints import (
+    Cadence,
+    checkpoint_cadence,
+    checkpoint_gb,
+    disk_gb,
+    save_seconds,
+)
+from multitask.estimate.inputs import Machines, Spread, Training, Workload
+from multitask.estimate.memory import Memory, estimate_memory
+from multitask.estimate.step import StepTime, step_time
+from multitask.models.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that an estimate depends on.
+
+    Attributes:
+        shape: The model.
+        training: What learns.
+        spread: How the state is divided.
+        machines: On what.
+        workload: Data, lengths and batch.
+        method: Name of the method, for tables.
+        keep: Checkpoints that stay on disk.
+        mtbf_hours: Mean time between failures of the whole cluster.
+        write_gb_s: How fast all nodes together write a checkpoint.
+    """
+
+    shape: ModelShape
+    training: Training
+    spread: Spread
+    machines: Machines
+    workload: Workload
+    method: str = ""
+    keep: int = 3
+    mtbf_hours: float = MTBF_HOURS
+    write_gb_s: float = WRITE_GB_S
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan needs.
+
+    Attributes:
+        plan: What was estimated.
+        memory: Of one GPU.
+        fits: Whether GPU and main memory hold it; None where their size is not known.
+        why_not: What does not fit, in one sentence; empty when it fits.
+        checkpoint_gb: Size of one checkpoint.
+        disk_gb: Disk for base model, checkpoints and result.
+        step: Of one optimizer step.
+        steps: Optimizer steps of the run.
+        cadence: How often to save.
+        hours: Of the whole run: start, training, saves and the work that failures cost.
+        usd: What it costs; None where nobody bills.
+    """
+
+    plan: Plan
+    memory: Memory
+    fits: bool | None
+    why_not: str
+    checkpoint_gb: float
+    disk_gb: float
+    step: StepTime
+    steps: int
+    cadence: Cadence
+    hours: float
+    usd: float | None
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Estimate memory, disk, time and cost of a plan.
+
+    Raises:
+        InputError: The cluster lacks a number that is needed.
+    """
+    memory = estimate_memory(plan.shape, plan.training, plan.spread, plan.workload)
+    step = step_time(plan.shape, plan.training, plan.spread, plan.machines, plan.workload)
+    steps = plan.workload.steps(plan.spread.world_size)
+    size = checkpoint_gb(plan.training, plan.spread)
+    stall = save_seconds(size, write_gb_s=plan.write_gb_s)
+    cadence = checkpoint_cadence(step.total, stall, plan.mtbf_hours)
+    hours = _hours(steps * step.total, stall, cadence, plan.mtbf_hours)
+    why_not = _why_not(memory, plan.machines)
+    price = plan.machines.usd_per_hour
+    return Estimate(
+        plan=plan,
+        memory=memory,
+        fits=None if plan.machines.memory_gb is None else not why_not,
+        why_not=why_not,
+        checkpoint_gb=size,
+        disk_gb=disk_gb(plan.shape, plan.training, plan.spread, keep=plan.keep),
+        step=step,
+        steps=steps,
+        cadence=cadence,
+        hours=hours,
+        usd=None if price is None else hours * price,
+    )
+
+
+def _hours(training: float, stall: float, cadence: Cadence, mtbf_hours: float) -> float:
+    """Hours of a run: start, training, at least one save, and work that failures undo.
+
+    Args:
+        training: Seconds of all optimizer steps.
+        stall: Seconds of a save.
+        cadence: The interval between saves.
+        mtbf_hours: Mean time between failures.
+    """
+    interval = min(cadence.minutes * 60, training)
+    saves = math.ceil(training / (cadence.minutes * 60))
+    failures = training / (mtbf_hours * 3600)
+    lost = failures * (interval / 2 + STARTUP_MINUTES * 60)
+    return (training + saves * stall + lost) / 3600 + STARTUP_MINUTES / 60
+
+
+def _why_not(memory: Memory, machines: Machines) -> str:
+    if machines.memory_gb is not None and memory.total > machines.memory_gb:
+        return f"needs {memory.total:.0f} GB of a GPU's {machines.memory_gb:g} GB"
+    host = memory.host * max(1, machines.gpus_per_node)
+    if machines.host_memory_gb is not None and host > machines.host_memory_gb:
+        return f"needs {host:.0f} GB of a node's {machines.host_memory_gb:g} GB of main memory"
+    return ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a comparison.
+
+    Attributes:
+        cluster: Name of the machines.
+        method: Name of the method.
+        sharding: How the state is divided.
+        estimate: The numbers; None when it could not be estimated.
+        reason: Why it does not fit, or could not be estimated; empty when it fits.
+    """
+
+    cluster: str
+    method: str
+    sharding: str
+    estimate: Estimate | None
+    reason: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be run."""
+        return self.estimate is not None and not self.reason
+
+
+def compare(plans: Iterable[Plan]) -> list[Row]:
+    """Estimate several plans: a row for each, those that fit first, the cheapest on top.
+
+    Where nobody bills, the shortest comes first. A plan that cannot be estimated is a row with
+    the reason, not an error.
+    """
+    rows = []
+    for plan in plans:
+        found: Estimate | None = None
+        try:
+            found = estimate(plan)
+            reason = found.why_not
+        except MultitaskError as error:
+            reason = str(error)
+        rows.append(Row(plan.machines.name, plan.method, plan.spread.sharding, found, reason))
+    return sorted(rows, key=_order)
+
+
+def _order(row: Row) -> tuple[bool, float, float, str, str]:
+    if row.estimate is None:
+        return (True, float("inf"), float("inf"), row.cluster, row.method)
+    usd = row.estimate.usd
+    dollars = float("inf") if usd is None else usd
+    return (not row.fits, dollars, row.estimate.hours, row.cluster, row.method)
