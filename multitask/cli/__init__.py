@@ -10,6 +10,7 @@ import typer
 from multitask.cli.build_config import build_config
 from multitask.cli.estimate import estimate
 from multitask.cli.evaluate import evaluate
+from multitask.cli.export import export
 from multitask.cli.init import init
 from multitask.cli.prepare import prepare
 from multitask.cli.quickstart import quickstart
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (quickstart, init, prepare, estimate, build_config, train, evaluate, report):
+for command in (quickstart, init, prepare, estimate, build_config, train, evaluate, report, export):
     app.command()(command)
 
 

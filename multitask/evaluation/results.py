@@ -13,7 +13,6 @@ from multitask.evaluation.calibrate import clusters_of, matrix, unvisited_share
 from multitask.evaluation.parts import BASELINES, Purpose
 from multitask.evaluation.settings import Settings
 from multitask.evaluation.work import Finished
-from multitask.metrics import accuracy
 from multitask.metrics.classification import count_metrics
 from multitask.metrics.counts import gold_codes
 from multitask.metrics.estimate import Estimate
@@ -22,6 +21,7 @@ from multitask.metrics.kinds import (
     classification_metrics,
     generation_metrics,
     multiple_choice_metrics,
+    option_metrics,
 )
 from multitask.metrics.parse import off_list_rate, parse_labels, parse_letter
 from multitask.metrics.per_label import confusion_matrix, per_label
@@ -106,30 +106,13 @@ def _both_ways(task: Task, parts: Parts) -> dict[str, Estimate]:
         Purpose.OTHER_WAY
     ]
     by_letter, by_text = ways["letter"].predictions(), ways["text"].predictions()
-    clusters = clusters_of(by_text)
-    gold = [p.gold for p in by_text]
-    per_character = normalised_choices(ways["text"])
-    answers = {
-        "letter_accuracy": [p.predicted for p in by_letter],
-        "text_accuracy": [p.predicted for p in by_text],
-        "text_accuracy_normalised": per_character,
-    }
-    return {
-        name: accuracy(gold, predicted, clusters=clusters) for name, predicted in answers.items()
-    }
-
-
-def normalised_choices(by_text: Finished) -> list[str]:
-    """The option of each row whose text has the highest log-likelihood per character.
-
-    Long options have low likelihoods for their length alone. Of options with the same text the
-    first is taken, whichever is gold.
-    """
-    chosen = []
-    for row, prediction in zip(by_text.part.rows, by_text.predictions(), strict=True):
-        lengths = np.array([max(1, len(text)) for text in row["choices"]])
-        chosen.append(prediction.labels[int(np.argmax(np.array(prediction.scores) / lengths))])
-    return chosen
+    return option_metrics(
+        [p.gold for p in by_text],
+        [p.predicted for p in by_letter],
+        [p.scores for p in by_text],
+        [row["choices"] for row in ways["text"].part.rows],
+        clusters=clusters_of(by_text),
+    )
 
 
 def _rotations(part: Finished) -> Rotations:
