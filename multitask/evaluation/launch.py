@@ -16,6 +16,7 @@ from multitask.errors import InputError
 
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 10
+_GRACE_SECONDS = 3
 
 
 def is_started_rank() -> bool:
@@ -60,6 +61,8 @@ def launch(arguments: Sequence[str], processes: int) -> int:
             failed = _wait(ranks)
             if failed is None:
                 return 0
+            if failed > 0 and _spoke_too(ranks[0]):
+                failed = 0
             if failed > 0:
                 logs[failed].seek(0)
                 sys.stderr.write(_message(logs[failed].read().decode(errors="replace")))
@@ -96,6 +99,14 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int | None:
         if all(code == 0 for code in codes):
             return None
         time.sleep(_POLL_SECONDS)
+
+
+def _spoke_too(first: subprocess.Popen[bytes]) -> bool:
+    """Whether the process that talks to the user fails by itself, commonly of the same cause."""
+    try:
+        return first.wait(_GRACE_SECONDS) > 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _stop(ranks: Sequence[subprocess.Popen[bytes]]) -> None:

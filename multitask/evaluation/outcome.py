@@ -71,7 +71,7 @@ class Outcome:
             parts, calibration = self.found[task.name], calibrations.get(task.name)
             record = task_results(task, parts, settings)
             if calibration is not None:
-                record["calibration"] = apply(calibration, parts[Purpose.SCORES].predictions())
+                record["calibration"] = apply(calibration, parts[Purpose.SCORES].predictions)
             tasks[task.name] = record
             tables.append(table_of(task, parts, calibration))
         results = {
@@ -98,8 +98,8 @@ class Outcome:
                 free = parts.get(Purpose.CONTENT_FREE)
                 found[task.name] = fit(
                     task,
-                    parts[Purpose.VALIDATION].predictions(),
-                    free.predictions() if free else (),
+                    parts[Purpose.VALIDATION].predictions,
+                    free.predictions if free else (),
                     settings,
                 )
         return found
@@ -118,7 +118,7 @@ class Outcome:
         own: dict[str, Answers] = {}
         baselines: dict[str, dict[str, Answers]] = {}
         for task in tasks:
-            predictions = self.found[task.name][Purpose.SCORES].predictions()
+            predictions = self.found[task.name][Purpose.SCORES].predictions
             ids, right = [p.id for p in predictions], [p.gold for p in predictions]
             own[task.name] = Answers.of(ids, right, [p.predicted for p in predictions])
             part = self.found[task.name].get(Purpose.BASELINES)

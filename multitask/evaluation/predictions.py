@@ -33,7 +33,7 @@ class Table:
 
 def table_of(task: Task, parts: Parts, calibration: TaskCalibration | None) -> Table:
     """The predictions of a task."""
-    predictions = parts[Purpose.SCORES].predictions()
+    predictions = parts[Purpose.SCORES].predictions
     count = len(predictions)
     nothing: list[Any] = [None] * count
     free, named = _free(task, parts, predictions)
@@ -43,7 +43,7 @@ def table_of(task: Task, parts: Parts, calibration: TaskCalibration | None) -> T
         confidence = found.tolist()
     other = nothing
     if Purpose.OTHER_WAY in parts:
-        other = [p.predicted for p in parts[Purpose.OTHER_WAY].predictions()]
+        other = [p.predicted for p in parts[Purpose.OTHER_WAY].predictions]
     closed = task.kind is not Kind.GENERATION
     return Table(
         {
@@ -86,7 +86,7 @@ def _free(
     named = parsed_answers(task, part)
     answers = {
         (p.id, row["template"]): (p.predicted, label)
-        for p, row, label in zip(part.predictions(), part.part.rows, named, strict=True)
+        for p, row, label in zip(part.predictions, part.part.rows, named, strict=True)
     }
     rows = parts[Purpose.SCORES].part.rows
     found = [answers.get((row["id"], row["template"]), (None, None)) for row in rows]

@@ -39,7 +39,7 @@ _CONFUSIONS = 200
 def task_results(task: Task, parts: Parts, settings: Settings) -> dict[str, Any]:
     """Everything that results.json says of a task but calibration and comparisons."""
     main = parts[Purpose.SCORES]
-    predictions = main.predictions()
+    predictions = main.predictions
     record: dict[str, Any] = {
         "kind": str(task.kind),
         "n": len(predictions),
@@ -105,7 +105,7 @@ def _both_ways(task: Task, parts: Parts) -> dict[str, Estimate]:
     ways[answered_by(task, "text" if task.answers == "letter" else "letter").answers] = parts[
         Purpose.OTHER_WAY
     ]
-    by_letter, by_text = ways["letter"].predictions(), ways["text"].predictions()
+    by_letter, by_text = ways["letter"].predictions, ways["text"].predictions
     return option_metrics(
         [p.gold for p in by_text],
         [p.predicted for p in by_letter],
@@ -116,7 +116,7 @@ def _both_ways(task: Task, parts: Parts) -> dict[str, Estimate]:
 
 
 def _rotations(part: Finished) -> Rotations:
-    predictions, rows = part.predictions(), part.part.rows
+    predictions, rows = part.predictions, part.part.rows
     scores, gold, contents = [], [], []
     place = 0
     while place < len(rows):
@@ -211,7 +211,7 @@ def parsed_answers(task: Task, part: Finished) -> list[str | None]:
 def _generated(task: Task, part: Finished, main: Finished) -> dict[str, Any]:
     """Metrics of free answers, and of the closed label set on the same rows."""
     parsed = parsed_answers(task, part)
-    free = part.predictions()
+    free = part.predictions
     gold, clusters = [p.gold for p in free], clusters_of(free)
     names = ("accuracy", "macro_f1")
     closed = {

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -35,6 +36,7 @@ class Finished:
     records: list[Record]
     seconds: float
 
+    @cached_property
     def predictions(self) -> list[Prediction]:
         """The predictions, in the order of the rows."""
         return [self.part.prediction(i, record) for i, record in enumerate(self.records)]
