@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python -m
 # installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
 TORCH := torch==2.13.0
 
-.PHONY: help install quickstart test test-fast methods lint format schema benchmark-from-scratch clean
+.PHONY: help install quickstart test test-fast methods kill-sweep rehearsal lint format schema benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
@@ -33,6 +33,14 @@ test-fast: $(VENV)/.installed  ## The tests that start no training
 
 methods: $(VENV)/.installed  ## Train a toy with every method that runs without a GPU
 	$(RUN) pytest -m 'slow or not slow' tests/test_methods.py
+
+kill-sweep: $(VENV)/.installed  ## Kill trainings at 30 points and resume them; half an hour
+	$(RUN) pytest -m 'slow or not slow' tests/test_kill_sweep.py
+
+rehearsal: $(VENV)/.installed  ## Rehearse the 3x4 cluster on this machine, with a node killed
+	rm -rf runs/rehearsal
+	$(VENV)/bin/multitask build-config configs/examples/default.yaml --sample --no-validate --out runs/rehearsal
+	$(VENV)/bin/multitask rehearse runs/rehearsal --kill node:1@step:5
 
 lint: $(VENV)/.installed  ## ruff and mypy --strict
 	$(RUN) ruff check .

@@ -12,8 +12,10 @@ from axolotl.integrations.base import AdapterCapabilities, BasePlugin
 from transformers import TrainerCallback
 
 from multitask.callbacks import adalora
+from multitask.callbacks.checkpoints import CheckpointCallback
 from multitask.callbacks.progress import ProgressCallback
 from multitask.run import Run
+from multitask.training.attempts import announce_plugin
 
 _PATH_KEYS = ("output_dir", "dataset_prepared_path", "base_model", "deepspeed")
 _DATASET_KEYS = ("datasets", "test_datasets")
@@ -35,6 +37,7 @@ class MultitaskPlugin(BasePlugin):
             cfg: Axolotl's configuration before validation; changed in place.
         """
         self.run = Run(Path(cfg["axolotl_config_path"]).resolve().parent)
+        announce_plugin(self.run)
         for key in _PATH_KEYS:
             if isinstance(cfg.get(key), str):
                 cfg[key] = self._anchor(
@@ -52,6 +55,7 @@ class MultitaskPlugin(BasePlugin):
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[TrainerCallback]:  # noqa: ARG002
         """Add the callbacks: the progress in ``logs/trainer.jsonl``, and AdaLoRA's ranks."""
         callbacks: list[TrainerCallback] = [ProgressCallback(self.run.trainer_events)]
+        callbacks.append(CheckpointCallback(self.run))
         if cfg["adapter"] == adalora.NAME:
             callbacks.append(adalora.AdaLoraCallback())
         return callbacks

@@ -90,6 +90,8 @@ class Spec(StrictModel):
         sharding: How the model's state is spread over GPUs: auto, none, ddp, fsdp, hsdp, zero1,
             zero2 or zero3.
         cpu_offload: Keep parameters and optimizer in main memory between uses.
+        activation_checkpointing: Compute layers again in the backward pass instead of keeping
+            their activations; default: where memory needs it.
         torch_compile: Compile the model; pays on long runs of one sequence length.
         trust_remote_code: Let the model's repository run its code here and on the cluster.
         epochs: Passes over the training mixture.
@@ -117,6 +119,7 @@ class Spec(StrictModel):
     cluster: str = "3x4-a100-80gb"
     sharding: Literal["auto", "none", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"] = "auto"
     cpu_offload: bool = False
+    activation_checkpointing: bool | None = None
     torch_compile: bool = False
     trust_remote_code: bool = False
     epochs: Annotated[float, Field(gt=0)] = 2

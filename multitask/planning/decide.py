@@ -28,6 +28,9 @@ from multitask.spec import Spec
 _MOST_MICRO = 8
 _FEW_STEPS = 100
 
+# Estimates err by some 15 %, and an out-of-memory error costs more than recomputing.
+_ROOM = 0.75
+
 
 @dataclass(frozen=True)
 class _Draft:
@@ -40,8 +43,17 @@ class _Draft:
     workload: Workload
     packing: bool
 
-    def quote(self, topology: Topology, micro: int = 1, accumulation: int = 1) -> Estimate | None:
+    def quote(
+        self,
+        topology: Topology,
+        micro: int = 1,
+        accumulation: int = 1,
+        *,
+        recompute: bool | None = None,
+    ) -> Estimate | None:
         """What the run needs with a topology; None where the model's sizes are not known."""
+        if recompute is None:
+            recompute = self.recompute
         if self.model.shape is None:
             return None
         plan = plan_of(
@@ -53,10 +65,18 @@ class _Draft:
             topology,
             self.workload,
             packing=self.packing,
+            recompute=recompute,
             micro=micro,
             accumulation=accumulation,
         )
         return estimate(plan)
+
+    @property
+    def recompute(self) -> bool:
+        """Whether layers are computed again, unless memory turns out to be plenty."""
+        if self.spec.activation_checkpointing is None:
+            return not self.cluster.on_cpu
+        return self.spec.activation_checkpointing
 
 
 def decide(
@@ -79,7 +99,8 @@ def decide(
     draft = _Draft(spec, cluster, method, model, workload or NOMINAL, packing)
     topology = _topology(draft)
     batch = _batch(draft, topology)
-    quote = draft.quote(topology, batch.micro, batch.accumulation)
+    recompute = _recompute(draft, topology, batch)
+    quote = draft.quote(topology, batch.micro, batch.accumulation, recompute=recompute)
     if refuse and quote is not None and quote.fits is False:
         raise _does_not_fit(draft, topology, quote)
     return Setup(
@@ -91,6 +112,7 @@ def decide(
         batch=batch,
         alpaca=uses_alpaca(spec, model),
         packing=packing,
+        recompute=recompute,
         save=_save(draft, quote),
         workload=workload,
         estimate=quote,
@@ -138,6 +160,15 @@ def _batch(draft: _Draft, topology: Topology) -> Batch:
     return derive_batch(
         draft.spec.global_batch_size, draft.cluster, rows_per_sequence=rows, most=most
     )
+
+
+def _recompute(draft: _Draft, topology: Topology, batch: Batch) -> bool:
+    """Whether layers are computed again: unless all activations fit with room to spare."""
+    memory = draft.cluster.memory_gb
+    if draft.spec.activation_checkpointing is not None or memory is None:
+        return draft.recompute
+    quote = draft.quote(topology, batch.micro, batch.accumulation, recompute=False)
+    return quote is None or quote.memory.total > _ROOM * memory
 
 
 def _save(draft: _Draft, quote: Estimate | None) -> SavePlan:

@@ -25,6 +25,7 @@ def plan_of(
     workload: Workload,
     *,
     packing: bool,
+    recompute: bool,
     micro: int = 1,
     accumulation: int = 1,
 ) -> Plan:
@@ -39,6 +40,7 @@ def plan_of(
         topology: How its state is sharded.
         workload: Rows and tokens.
         packing: Whether several rows share a sequence.
+        recompute: Whether layers are computed again in the backward pass.
         micro: Sequences per GPU and forward pass.
         accumulation: Forward passes per optimizer step.
 
@@ -53,7 +55,7 @@ def plan_of(
         micro_batch=micro,
         accumulation=accumulation,
         packing=packing,
-        checkpointing=not cluster.on_cpu,
+        checkpointing=recompute,
         flash=model.attention_on(flash=not cluster.on_cpu) != "eager",
         fused_loss="liger_fused_linear_cross_entropy" in model.liger and not cluster.on_cpu,
     )

@@ -37,6 +37,7 @@ class Setup:
         batch: How an optimizer step's sequences are spread.
         alpaca: Whether prompts take the Alpaca form.
         packing: Whether several rows share a sequence.
+        recompute: Whether layers are computed again in the backward pass.
         save: When checkpoints are written.
         workload: Rows and tokens; None before the data is read.
         estimate: What it needs and costs; None where the model's sizes are not known.
@@ -51,6 +52,7 @@ class Setup:
     batch: Batch
     alpaca: bool
     packing: bool
+    recompute: bool
     save: SavePlan
     workload: Workload | None = None
     estimate: Estimate | None = None

@@ -140,19 +140,24 @@ def _sharding(setup: Setup) -> list[Section]:
     sharding = setup.topology.sharding
     if sharding.is_fsdp:
         return [_fsdp(setup), *_reduce_each_pass(setup)]
-    recompute = {
-        "gradient_checkpointing": True,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
-    }
-    checkpointing = Section(
+    if sharding.deepspeed_stage is None:
+        return [_recompute(setup)]
+    why = f"DeepSpeed ZeRO-{sharding.deepspeed_stage} ({setup.topology.reason})."
+    return [_recompute(setup), Section(why, {"deepspeed": "deepspeed.json"})]
+
+
+def _recompute(setup: Setup) -> Section:
+    if not setup.recompute:
+        why = "All activations fit in memory, so that no layer is computed twice."
+        return Section(why, {"gradient_checkpointing": False})
+    return Section(
         "Layers are computed again in the backward pass instead of kept: a third more work, far "
         "less memory.",
-        recompute,
+        {
+            "gradient_checkpointing": True,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        },
     )
-    if sharding.deepspeed_stage is None:
-        return [checkpointing]
-    why = f"DeepSpeed ZeRO-{sharding.deepspeed_stage} ({setup.topology.reason})."
-    return [checkpointing, Section(why, {"deepspeed": "deepspeed.json"})]
 
 
 def _reduce_each_pass(setup: Setup) -> list[Section]:
@@ -176,7 +181,7 @@ def _fsdp(setup: Setup) -> Section:
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         # A full state dict restores LoRA wrongly on resume (accelerate#4206).
         "state_dict_type": "SHARDED_STATE_DICT",
-        "activation_checkpointing": True,
+        "activation_checkpointing": setup.recompute,
     }
     if setup.model.layer_class:
         fsdp["transformer_layer_cls_to_wrap"] = setup.model.layer_class
@@ -187,7 +192,12 @@ def _fsdp(setup: Setup) -> Section:
         keys |= {"dp_shard_size": topology.shard, "dp_replicate_size": topology.replicate}
     why = (
         f"FSDP2, {kind} ({topology.reason}). Checkpoints are sharded: a full state dict restores "
-        "LoRA wrongly on resume (accelerate#4206). Layers are computed again in the backward pass "
-        "(activation checkpointing), which clashes with `gradient_checkpointing`."
+        "LoRA wrongly on resume (accelerate#4206). "
+        + (
+            "Layers are computed again in the backward pass (activation checkpointing), which "
+            "clashes with `gradient_checkpointing`."
+            if setup.recompute
+            else "All activations fit in memory, so that no layer is computed twice."
+        )
     )
     return Section(why, keys)

@@ -192,7 +192,8 @@ def _method(plan: Plan) -> Iterator[Finding]:
         if p != PLUGIN and not str(p).startswith("axolotl.integrations.")
     ]
     mora = plan.plugin("MoraPlugin")
-    if adapter and adapter not in BUILT_IN_ADAPTERS and not foreign and not mora:
+    ours = adapter == "adalora" and isinstance(plugins, list) and PLUGIN in plugins
+    if adapter and adapter not in BUILT_IN_ADAPTERS and not (foreign or mora or ours):
         yield Finding(
             f"no plugin brings the adapter '{adapter}'",
             "adapter",

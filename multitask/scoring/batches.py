@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from multitask.scoring.encode import Tokens
+from multitask.scoring.trie import Ints
 
 # A prefix shorter than this is not worth a forward of its own; a group of fewer queries is not
 # worth a prefix of its own.
@@ -76,3 +79,33 @@ def _shared(prompts: Sequence[Tokens], order: list[int]) -> int:
         if low[place] != high[place]:
             return place
     return end
+
+
+def even_blocks(widths: Ints, cost: int) -> list[tuple[int, int]]:
+    """Split rows into blocks that are padded little.
+
+    Args:
+        widths: Tokens of each row, descending.
+        cost: What a block costs by itself, in tokens.
+
+    Returns:
+        Rows and width of each block, such that the padded tokens and the blocks' own costs
+        together are least.
+    """
+    values, counts = np.unique(-widths, return_counts=True)
+    total = np.concatenate([[0], np.cumsum(counts)])
+    least, begin = [0.0], [0]
+    for end in range(1, len(values) + 1):
+        costs = [
+            least[first] + cost + float((total[end] - total[first]) * -values[first])
+            for first in range(end)
+        ]
+        begin.append(int(np.argmin(costs)))
+        least.append(min(costs))
+    blocks: list[tuple[int, int]] = []
+    end = len(values)
+    while end:
+        first = begin[end]
+        blocks.insert(0, (int(total[end] - total[first]), int(-values[first])))
+        end = first
+    return blocks

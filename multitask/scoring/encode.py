@@ -128,25 +128,28 @@ class Encoder:
     ) -> tuple[Tokens, ...]:
         if responses in self._sets:
             return self._sets[responses]
-        for text in responses:
-            if text not in self._answers:
-                # An answer's tokens depend on the turn's opening alone, not on the words before it.
-                self._answers[text] = self._answer(prompt, head, text)
+        # An answer's tokens depend on the turn's opening alone, not on the words before it.
+        new = [text for text in dict.fromkeys(responses) if text not in self._answers]
+        if new:
+            before, every = self._tokens(head), [self._whole(prompt, text) for text in new]
+            ids = self._tokenizer(every, add_special_tokens=False)["input_ids"]
+            for text, whole, tokens in zip(new, every, ids, strict=True):
+                self._answers[text] = self._answer(head, before, text, whole, tuple(tokens))
         answers = tuple(self._answers[text] for text in responses)
         if not repeats:
             refuse_equal(responses, answers)
             self._sets[responses] = answers
         return answers
 
-    def _answer(self, prompt: str, head: str, response: str) -> Tokens:
-        whole = self._whole(prompt, response)
+    def _answer(
+        self, head: str, before: Tokens, response: str, whole: str, tokens: Tokens
+    ) -> Tokens:
         if not whole.startswith(head):
             raise MultitaskError(
                 "the chat template renders a prompt differently once it is answered",
                 where=self._tokenizer.name_or_path,
                 fix="use a template whose generation prompt is the beginning of the answer's turn",
             )
-        before, tokens = self._tokens(head), self._tokens(whole)
         if tokens[: len(before)] != before:
             raise MultitaskError(
                 f"the tokenizer merges the prompt's end with the answer {response!r}",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multitask.errors import MultitaskError
-from multitask.scoring.batches import Group, groups_of
+from multitask.scoring.batches import Group, even_blocks, groups_of
 from multitask.scoring.capabilities import Capability, Method, capability_of, position_limit
 from multitask.scoring.encode import Encoded, Tokens
 from multitask.scoring.forward import is_out_of_memory, log_probabilities
@@ -32,6 +32,8 @@ DEFAULT_TOKEN_BUDGET = 16384
 FULL_DISTRIBUTION = 1e-4
 _MOST_ROWS = 512
 _MOST_TRIES = 16384
+# What a batch of its own costs, in tokens of padding.
+_BATCH_COST = 4096
 _SLOWER = {Method.TREE: Method.CACHED, Method.CACHED: Method.PLAIN}
 
 
@@ -40,7 +42,8 @@ class LabelScores:
     """What a model says of one query's labels.
 
     Attributes:
-        best: Index of the most probable label, the first of equals. Exact.
+        best: Index of the most probable label. Exact; of labels that tie, the first visited one
+            in the order given.
         log_likelihood: Log-likelihood of each label given the prompt, natural logarithm, summed
             over its tokens with the end of the turn; NaN where it was not needed. The best
             label's is always known.
@@ -173,17 +176,20 @@ class LabelScorer:
     ) -> Iterator[dict[int, LabelScores]]:
         """Score a group batch by batch; smaller ones when memory runs out."""
         pending = list(group.order)
+        lengths = np.array([len(queries[i].prompt) - len(group.prefix) for i in pending])
+        blocks = even_blocks(lengths, _BATCH_COST)
         reader: Reader | None = None
         while pending:
             method = self._method or capability.method
-            size = self._rows(method, [queries[i] for i in group.order], queries[pending[0]])
+            alike, _ = blocks[0]
+            size = min(alike, self._rows(queries[pending[0]]))
             batch = pending[:size]
             inputs = [queries[i] for i in batch]
             slower = None if method in self._checked else _SLOWER.get(method)
             try:
                 if reader is None:
-                    every = [queries[i] for i in pending]
-                    reader = self._reader(method, group.prefix, every, size, capability)
+                    tallest = max(self._trie(queries[i].answers).tallest for i in pending)
+                    reader = self._reader(method, group.prefix, tallest, capability)
                 found = self._score_batch(reader, inputs, unvisited, [names[i] for i in batch])
                 wrong = difference_from_plain(self._model, inputs, found) if slower else ""
             except (MemoryError, RuntimeError, ValueError, TypeError, MultitaskError) as error:
@@ -201,21 +207,16 @@ class LabelScorer:
                 continue
             self._checked.add(method)
             del pending[:size]
+            blocks[0] = (alike - size, 0)
+            blocks = blocks[alike == size :]
             yield dict(zip(batch, found, strict=True))
 
-    def _rows(self, method: Method, group: Sequence[Encoded], first: Encoded) -> int:
+    def _rows(self, longest: Encoded) -> int:
         """Queries per batch, within the budget."""
-        # A tree reader's cache is allocated once for a whole group, as wide as its longest prompt.
-        longest = group[0] if method is Method.TREE else first
         return min(_MOST_ROWS, max(1, self.token_budget // (len(longest.prompt) + 16)))
 
     def _reader(
-        self,
-        method: Method,
-        prefix: Tokens,
-        queries: Sequence[Encoded],
-        rows: int,
-        capability: Capability,
+        self, method: Method, prefix: Tokens, tallest: int, capability: Capability
     ) -> Reader:
         budget = self.token_budget
         if method is Method.CACHED:
@@ -224,11 +225,7 @@ class LabelScorer:
             return PlainReader(self._model, budget=budget)
         if method is Method.ENCODER_DECODER:
             return EncoderDecoderReader(self._model, budget=budget)
-        rows = min(rows, len(queries))
-        tallest = max(self._trie(query.answers).tallest for query in queries)
-        most = max(2 * tallest + 16, min(1024, 4 * budget // rows))
-        columns = len(queries[0].prompt)
-        return TreeReader(self._model, prefix, rows=rows, columns=columns, most=most)
+        return TreeReader(self._model, prefix, budget=budget, tallest=tallest)
 
     def _score_batch(
         self,

@@ -13,8 +13,8 @@ import numpy as np
 
 from multitask.scoring.trie import Floats, Forest, Ints, runs
 
-# Below this loss per token (nats) a model is taken to know the answer, and only branches that
-# look needed are read; above, what lies below them is read along.
+# Below this loss per token (nats) a model is taken to know the task, and only the branch that looks
+# best is read; above, all that will probably be needed is read at once.
 _FLAT_LOSS = 1.0
 
 
@@ -66,6 +66,7 @@ class Search:
         self.scores = np.full(shape, np.nan)
         self.nodes = np.zeros(queries, np.int64)
         self.active: Ints = np.arange(queries)
+        self._leak: Floats | None = None
 
     def upper(self) -> Floats:
         """Bound on the log-likelihood of every label not visited, -inf where there is none."""
@@ -146,7 +147,10 @@ class Search:
         top = bounds.argmax(1)
         height = bounds[np.arange(len(rows)), top]
         depth = self.forest.get(self.forest.depth, rows, top) + 1
-        loss = np.maximum(-height / depth, 1e-3)
+        # A model that knows the task gives labels nearly all probability: what it leaves to other
+        # texts is what each further token will cost. One that does not will go on as it began.
+        leak = self._leak[rows] if self._leak is not None else np.zeros(len(rows))
+        loss = np.maximum(np.where(leak < _FLAT_LOSS, leak, -height / depth), 1e-3)
         goal = height - loss * self.forest.get(self.forest.rest, rows, top)
         goal = np.maximum(goal, self._best[rows])
         if self._unvisited is not None:
@@ -158,9 +162,9 @@ class Search:
         # A leaf that needs no reading comes with its parent.
         query, node, tokens = query[tokens > 0], node[tokens > 0], tokens[tokens > 0]
         total = np.bincount(query, tokens, minlength=len(rows))
-        # Queries are padded to the widest of a batch; one that wants much more than the others
-        # takes it in several steps.
-        room = min(most, max(16, 2 * int(np.ceil(total.mean()))))
+        # What one query reads lengthens the sequences of all; one that wants much more than the
+        # others takes it in several steps.
+        room = min(most, max(16, 4 * int(np.ceil(total.mean()))))
         if total.max() > room:
             query, node = _most_promising(query, node, tokens, guesses, room)
         return rows[query], node
@@ -214,6 +218,8 @@ class Search:
 
     def _decide(self) -> None:
         rows = self.active
+        if self._leak is None:
+            self._leak = -np.logaddexp(_log_sum(self._open), self._found)
         if self._unvisited is None:
             going = self._open[rows].max(1) > self._best[rows]
         else:

@@ -57,10 +57,14 @@ class SlabLayer(CacheLayerMixin):
         for held in (self.keys, self.values):
             held[: len(rows), :, begin:end] = held[rows, :, begin:end]
 
-    def spread(self, columns: int) -> None:
-        """Copy the first columns of row 0 to all rows."""
-        for held in (self.keys, self.values):
-            held[1:, :, :columns] = held[:1, :, :columns]
+    def reshape(self, columns: int) -> None:
+        """Take the slab's capacity, all rows with the first columns of row 0."""
+        rows, width = self._slab.capacity
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = _zeros(old, rows, width)
+            new[:, :, :columns] = old[:1, :, :columns]
+            setattr(self, name, new)
 
     def grow(self, used: int) -> None:
         """Take the slab's capacity, keeping the columns in use."""
@@ -99,10 +103,14 @@ class SlabCache(Cache):
             for layer in self.layers:
                 layer.grow(self.length)
 
-    def spread(self, columns: int) -> None:
-        """Give all rows the first columns of row 0."""
-        for layer in self.layers:
-            layer.spread(columns)
+    def begin(self, rows: int, columns: int, shared: int) -> None:
+        """Begin a batch whose rows share what row 0 has in its first columns."""
+        held, width = self.capacity
+        if rows > held or columns > width:
+            self.capacity = (rows, columns)
+            for layer in self.layers:
+                layer.reshape(shared)
+        self.rows, self.length = slice(0, rows), shared
 
     def keep(self, rows: Any, begin: int) -> None:
         """Keep these rows alone, at the front; columns before ``begin`` are alike in all."""

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-COMMANDS = ["quickstart", "init", "prepare", "build-config", "train", "evaluate", "report", "export"]
+COMMANDS = [
+    "quickstart",
+    "init",
+    "prepare",
+    "build-config",
+    "train",
+    "evaluate",
+    "report",
+    "export",
+]
 HEAVY = {"torch", "transformers", "axolotl", "datasets", "sklearn", "pyarrow", "numpy", "pydantic"}
 
 
@@ -108,3 +117,21 @@ def test_no_network_says_where_to_put_the_data(
     assert "offline mode is on" in done.stderr
     assert "train.csv, test.csv" in done.stderr
     assert not (tmp_path / "runs" / "multitask").exists()
+
+
+def test_estimate_compares_without_renting_or_writing(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("model: Qwen/Qwen3-8B\ntasks: [banking77]\nsample: true\n")
+    done = multitask("estimate", str(spec), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("GB per GPU", "1x24gb", "2x8-a100-80gb", "adalora", "(2026-03-21"):
+        assert words in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+
+
+def test_estimate_of_a_model_of_unknown_size_is_refused(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("model: nobody/knows\ntasks: [banking77]\nsample: true\n")
+    done = multitask("estimate", str(spec), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "sizes of nobody/knows are not known" in done.stderr

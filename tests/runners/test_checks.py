@@ -12,15 +12,16 @@ import yaml
 
 from multitask.cluster import Cluster, load_cluster
 from multitask.errors import InputError
+from multitask.models import model_info
+from multitask.planning.decide import decide
 from multitask.resources import config_names
-from multitask.runners.axolotl import axolotl_config
+from multitask.runners.axolotl import axolotl_file
 from multitask.runners.checks import check_config, check_traps
-from multitask.runners.model_info import ModelInfo
 from multitask.runners.run_checks import NO_FLASH_ATTENTION, NO_POSITIONS
 from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.spec import Spec
 
-_LLAMA = ModelInfo("llama", "LlamaDecoderLayer")
+_LLAMA = model_info("meta-llama/Llama-3.1-8B", Path("/nowhere"))
 _LIGER = "axolotl.integrations.liger.LigerPlugin"
 _OURS = "multitask.plugin.MultitaskPlugin"
 
@@ -30,7 +31,7 @@ def _shipped(cluster: str, method: str) -> tuple[dict[str, Any], Cluster]:
         {"model": "a/b", "tasks": ["banking77"], "cluster": cluster, "method": method}
     )
     where = load_cluster(cluster)
-    return axolotl_config(spec, where, _LLAMA), where
+    return axolotl_file(decide(spec, _LLAMA, refuse=False)).config, where
 
 
 def _base(*, lora: bool = True, fsdp: bool = True) -> dict[str, Any]:

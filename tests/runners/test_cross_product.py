@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import yaml
 
 from multitask.errors import InputError
@@ -13,6 +15,7 @@ from multitask.planning.decide import decide
 from multitask.resources import config_names
 from multitask.runners.axolotl import axolotl_file
 from multitask.runners.checks import check_config
+from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.spec import Spec
 
 _MODELS = sorted({i for family in families().values() for i in family.ids})
@@ -60,3 +63,27 @@ def test_all_combinations_make_a_file_or_a_reason() -> None:
     assert outcomes["without reason"] == 0
     assert outcomes["made"] > outcomes["does not fit"] > 0
     print(outcomes)  # noqa: T201 (the count, for who runs it with -s)
+
+
+@pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed")
+def test_axolotl_accepts_a_sample_of_them(tmp_path: Path) -> None:
+    """Its validator takes up to a second for each, so a seeded few of each method are asked."""
+    rng = random.Random(0)
+    accepted = 0
+    with AxolotlValidator() as validator:
+        for method in _METHODS:
+            for model in rng.sample(_MODELS, 3):
+                info = model_info(model, Path("/nowhere"))
+                spec = Spec(
+                    model=model,
+                    tasks=("banking77",),
+                    method=method,
+                    cluster=rng.choice(_CLUSTERS),
+                    trust_remote_code=info.trust_remote_code,
+                )
+                setup = decide(spec, info, refuse=False)
+                path = tmp_path / "axolotl.yaml"
+                path.write_text(axolotl_file(setup).to_yaml())
+                validator.validate(path, setup.cluster)
+                accepted += 1
+    assert accepted == 3 * len(_METHODS)

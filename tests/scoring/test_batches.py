@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from multitask.scoring.batches import groups_of
+import numpy as np
+
+from multitask.scoring.batches import even_blocks, groups_of
 
 
 def prompts(head: tuple[int, ...], count: int, seed: int = 0) -> list[tuple[int, ...]]:
@@ -36,3 +38,10 @@ def test_equal_lengths_only() -> None:
     every = [(1, 2), (1, 2, 3), (4, 5)]
     groups = groups_of(every, share=False, equal=True)
     assert sorted(sorted(group.order) for group in groups) == [[0, 2], [1]]
+
+
+def test_blocks_pad_least() -> None:
+    widths = np.array([90, 20, 20, 20, 19, 2, 2])
+    assert even_blocks(widths, cost=10) == [(1, 90), (4, 20), (2, 2)]
+    assert even_blocks(widths, cost=10_000) == [(7, 90)]
+    assert even_blocks(widths[1:4], cost=1) == [(3, 20)]

@@ -1,0 +1,189 @@
+"""What is decided from a spec: sharding, batch, cadence, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multitask.data.workload import Workload
+from multitask.errors import InputError
+from multitask.models import ModelInfo, model_info
+from multitask.planning.decide import decide
+from multitask.planning.setup import Setup
+from multitask.planning.table import plan_section
+from multitask.runners.axolotl import axolotl_file
+from multitask.runners.checks import check_config
+from multitask.spec import Spec
+
+_1B = "meta-llama/Llama-3.2-1B-Instruct"
+_8B = "meta-llama/Llama-3.1-8B-Instruct"
+_70B = "meta-llama/Llama-3.3-70B-Instruct"
+_WORK = Workload(20_000, 2_000, 80.0, 300, counted=True)
+
+
+def _decide(model: str = _8B, workload: Workload | None = _WORK, **changes: Any) -> Setup:
+    spec = Spec.model_validate({"model": model, "tasks": ["banking77"]} | changes)
+    return decide(spec, model_info(model, Path("/nowhere")), workload)
+
+
+def test_a_model_that_fits_a_node_is_replicated_across_nodes() -> None:
+    setup = _decide(method="full")
+    assert (setup.topology.sharding, setup.topology.shard, setup.topology.replicate) == (
+        "hsdp",
+        4,
+        3,
+    )
+    config = axolotl_file(setup).config
+    assert (config["dp_shard_size"], config["dp_replicate_size"]) == (4, 3)
+    assert config["fsdp_config"]["state_dict_type"] == "SHARDED_STATE_DICT"
+
+
+def test_a_model_that_needs_more_than_a_node_is_sharded_over_all() -> None:
+    setup = _decide("Qwen/Qwen2.5-32B-Instruct", method="full")
+    assert (setup.topology.sharding, setup.topology.shard) == ("fsdp", 12)
+    assert "dp_shard_size" not in axolotl_file(setup).config
+
+
+def test_a_model_of_unknown_size_is_sharded_over_all_and_said() -> None:
+    setup = _decide("nobody/knows")
+    assert setup.topology.sharding == "fsdp"
+    assert "size is not known" in setup.topology.reason
+    assert any("nothing is known of nobody/knows" in warning for warning in setup.warnings)
+
+
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("sharding", ["fsdp", "hsdp", "zero1", "zero2", "zero3", "ddp"])
+def test_every_sharding_makes_a_sound_configuration(
+    sharding: str, method: str, offload: bool
+) -> None:
+    if offload and sharding in ("ddp", "zero1"):
+        with pytest.raises(InputError, match="CPU offload needs"):
+            _decide(_1B, sharding=sharding, cpu_offload=offload, method=method)
+        return
+    setup = _decide(_1B, sharding=sharding, cpu_offload=offload, method=method)
+    config = axolotl_file(setup).config
+    assert ("fsdp_config" in config) == (sharding in ("fsdp", "hsdp"))
+    assert ("deepspeed" in config) == sharding.startswith("zero")
+    findings = check_config(config, on_cpu=False, world_size=12, compute_capability="sm_80")
+    assert [f for f in findings if f.severity == "error"] == []
+
+
+def test_a_sharding_that_the_cluster_or_method_cannot_do_is_refused() -> None:
+    with pytest.raises(InputError, match="it needs several nodes"):
+        _decide(cluster="1x8-a100-80gb", sharding="hsdp")
+    with pytest.raises(InputError, match="is one process"):
+        _decide(cluster="1xh100", sharding="zero2")
+    with pytest.raises(InputError, match="the method does not work with it"):
+        _decide(method="lora-8bit", sharding="fsdp")
+
+
+def test_what_does_not_fit_is_refused_with_the_cheapest_that_does() -> None:
+    with pytest.raises(InputError, match="does not fit 1 NVIDIA RTX 4090") as error:
+        _decide(cluster="1x24gb", method="full")
+    assert "cheapest that fits: `cluster: 1x1-a100-80gb`, `method: full`" in str(error.value)
+    assert "of all methods: `cluster: 1x24gb`" in str(error.value)
+    with pytest.raises(InputError, match="no shipped cluster holds it with this method"):
+        _decide(_70B, method="full")
+
+
+def test_offloading_makes_room() -> None:
+    setup = _decide("Qwen/Qwen2.5-32B-Instruct", cluster="1x8-a100-40gb", method="full",
+                    sharding="zero3", cpu_offload=True)  # fmt: skip
+    assert setup.estimate is not None
+    assert setup.estimate.fits
+    assert setup.estimate.memory.host > 10
+
+
+def test_saves_are_at_most_half_an_hour_apart_and_at_least_one_is_on_the_way() -> None:
+    long = _decide(workload=Workload(50_000_000, 100, 80.0, 300, counted=True), method="full")
+    assert long.estimate is not None
+    assert 1000 < long.save.steps * long.estimate.step.total <= 1800
+    assert "expected loss" in long.save.reason
+    short = _decide()
+    assert short.estimate is not None
+    assert short.save.steps <= short.estimate.steps / 2 + 1
+
+
+def test_the_spec_s_own_cadence_wins() -> None:
+    setup = _decide(checkpoint={"save_steps": 50})
+    assert axolotl_file(setup).config["save_steps"] == 50
+
+
+def test_rarer_failures_and_a_longer_limit_mean_rarer_saves() -> None:
+    work = Workload(50_000_000, 100, 80.0, 300, counted=True)
+    often = _decide(workload=work, method="full")
+    rare = _decide(workload=work, method="full", checkpoint={"mtbf_hours": 240, "max_minutes": 300})
+    assert rare.save.steps > 2 * often.save.steps
+
+
+def test_packing_is_for_models_whose_packed_rows_stay_apart() -> None:
+    assert axolotl_file(_decide()).config["sample_packing"] is True
+    bloom = axolotl_file(_decide("bigscience/bloom-7b1")).config
+    assert "sample_packing" not in bloom
+    assert bloom["group_by_length"] is True
+
+
+def test_the_default_batch_counts_packed_rows() -> None:
+    setup = _decide()
+    assert setup.batch.global_size == 12  # a packed sequence for each GPU holds some 24 rows
+    assert "about 24 rows" in plan_section(setup)
+    assert _decide("bigscience/bloom-7b1").batch.global_size == 96
+
+
+def test_code_of_a_model_s_repository_is_not_run_unasked() -> None:
+    with pytest.raises(InputError, match="runs code from its own repository"):
+        _decide("Salesforce/xgen-7b-8k-base")
+    trusted = axolotl_file(_decide("Salesforce/xgen-7b-8k-base", trust_remote_code=True))
+    assert trusted.config["trust_remote_code"] is True
+
+
+def test_a_base_model_without_a_chat_template_takes_the_alpaca_form() -> None:
+    assert axolotl_file(_decide("EleutherAI/pythia-6.9b")).config["chat_template"] == "alpaca"
+    chat = _decide("EleutherAI/pythia-6.9b", templates={"format": "chat"})
+    assert axolotl_file(chat).config["chat_template"] == "tokenizer_default"
+
+
+def test_keys_of_the_user_win_and_are_reported() -> None:
+    file = axolotl_file(
+        _decide(axolotl={"warmup_ratio": 0.2, "seed": 42, "neftune_noise_alpha": 5})
+    )
+    assert file.config["warmup_ratio"] == 0.2
+    assert file.replaced == ("warmup_ratio",)  # the same seed replaces nothing
+    assert "replaced for: warmup_ratio" in file.to_yaml()
+
+
+def test_gating_and_few_steps_are_said() -> None:
+    few = Workload(2_000, 200, 80.0, 300, counted=True)
+    warnings = "\n".join(_decide(workload=few).warnings)
+    assert f"https://huggingface.co/{_8B}" in warnings
+    assert "optimizer steps" in warnings
+
+
+def test_the_plan_shows_memory_time_and_the_price_s_date() -> None:
+    text = plan_section(_decide())
+    for words in ("GB per GPU", "optimizer step", "per GPU and hour (2026-03-21", "expected loss"):
+        assert words in text
+
+
+def test_nothing_known_means_nothing_risky() -> None:
+    spec = Spec(model="a/b", tasks=("banking77",))
+    config = axolotl_file(decide(spec, ModelInfo(), _WORK)).config
+    assert "liger_rms_norm" not in config
+    assert "sample_packing" not in config
+    assert config["lora_mlp_kernel"] is False
+
+
+def test_layers_are_computed_again_only_where_memory_needs_it() -> None:
+    roomy = _decide(_1B)
+    assert axolotl_file(roomy).config["fsdp_config"]["activation_checkpointing"] is False
+    tight = _decide(cluster="1x24gb", method="qlora")
+    assert axolotl_file(tight).config["gradient_checkpointing"] is True
+    asked = _decide(_1B, activation_checkpointing=True)
+    assert axolotl_file(asked).config["fsdp_config"]["activation_checkpointing"] is True
+    assert roomy.estimate is not None
+    assert asked.estimate is not None
+    assert roomy.estimate.step.total < asked.estimate.step.total
+    assert roomy.estimate.memory.total <= 0.75 * 80
