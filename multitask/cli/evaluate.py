@@ -51,7 +51,7 @@ def evaluate(
         typer.Option(
             "--distribution/--no-distribution",
             help="Score all labels that matter, for log loss, calibration error and confidence; "
-            "without, only the best label is proven, up to 6 times faster.",
+            "without, only the best label is proven, several times faster.",
             rich_help_panel=_STATISTICS,
         ),
     ] = True,

@@ -40,7 +40,7 @@ def export(
     settings = Settings(calibration="none")
     chosen = str(trained_model(opened)) if model is None else model
     inputs = read_inputs(opened, split, limit, settings)
-    loaded = load(opened, chosen, settings)
+    loaded, _ = load(opened, chosen, settings)
     for task in export_lm_eval(opened, lm_eval, loaded, inputs.tasks, inputs.rows):
         typer.echo(f"{task.name}: {task.rows:,} rows")
     typer.echo(f"how to run it: {lm_eval / 'README.md'}")

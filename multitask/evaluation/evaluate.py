@@ -138,7 +138,7 @@ class _Together:
         Returns:
             The baselines of each task; None where they were not computed.
         """
-        loaded = load(self.run, model, self.settings)
+        loaded, about_model = load(self.run, model, self.settings)
         key = self.inputs.key | {
             "model": model_key(model),
             "chat template": str(loaded.tokenizer.chat_template),
@@ -173,7 +173,9 @@ class _Together:
                 "processes": self.world.size,
                 "key": _digests(key),
             }
-            outcome = Outcome(self.run, name, loaded.name, self.inputs, found, notes)
+            outcome = Outcome(
+                self.run, name, loaded.name, self.inputs, found, [*about_model, *notes]
+            )
             outcome.write(self.settings, others, about)
             partial.remove()
         self.world.meet(f"{turn}/written")

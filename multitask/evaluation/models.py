@@ -47,17 +47,23 @@ def same_model(name: str, folder: Path) -> bool:
     return Path(name).is_dir() and folder.is_dir() and Path(name).samefile(folder)
 
 
-def load(run: Run, name: str, settings: Settings) -> LoadedModel:
+BORROWED = "the model has no chat template; it was asked with that of the run's training"
+
+
+def load(run: Run, name: str, settings: Settings) -> tuple[LoadedModel, list[str]]:
     """Load a model; one without a chat template gets that of the run's training.
 
     A base model that was never tuned to answer has none, and is to be asked as the tuned one is.
+
+    Returns:
+        The model, and what a report should say of it.
     """
     loaded = load_model(name, dtype=settings.dtype, quantisation=settings.quantisation)
     if loaded.tokenizer.chat_template or not is_trained(run):
-        return loaded
+        return loaded, []
     from transformers import AutoTokenizer
 
     trained = AutoTokenizer.from_pretrained(run.model)
     tokenizer = loaded.tokenizer
     tokenizer.chat_template = trained.chat_template
-    return replace(loaded, tokenizer=tokenizer)
+    return replace(loaded, tokenizer=tokenizer), [BORROWED]

@@ -68,8 +68,7 @@ class Part:
         purpose: What they are for.
         rows: The rows.
         unvisited: As the scorer takes it.
-        max_new_tokens: Longest generated answer; None: twice what the longest label needs, at
-            least.
+        max_new_tokens: Longest generated answer; None: a little more than the longest label.
         train: The training rows, for baselines.
     """
 

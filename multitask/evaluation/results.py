@@ -155,7 +155,7 @@ def _by_label(task: Task, predictions: Sequence[Prediction]) -> dict[str, Any]:
     np.fill_diagonal(counts, 0)
     pairs = sorted(zip(*np.nonzero(counts), strict=True), key=lambda p: (-counts[p], p))
     return {
-        "per_label": [asdict(scores) for scores in found],
+        "per_label": [asdict(scores) for scores in found if scores.support or scores.predicted],
         "confusions": [
             {"gold": task.labels[g], "predicted": task.labels[p], "rows": int(counts[g, p])}
             for g, p in pairs[:_CONFUSIONS]

@@ -64,8 +64,9 @@ class Settings:
         if not 0 <= self.unvisited < 1:
             raise InputError(f"an unvisited mass of {self.unvisited} is not in 0 to 1")
         for what in ("block", "max_new_tokens", "token_budget"):
-            if (getattr(self, what) or 1) < 1:
-                raise InputError(f"{what} is {getattr(self, what)}", fix="use at least 1")
+            value = getattr(self, what)
+            if value is not None and value < 1:
+                raise InputError(f"{what} is {value}", fix="use at least 1")
 
     @property
     def wanted(self) -> float | None:
