@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from axolotl.integrations.base import AdapterCapabilities, BasePlugin
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 from multitask.callbacks import adalora
 from multitask.callbacks.checkpoints import CheckpointCallback
 from multitask.callbacks.progress import ProgressCallback
+from multitask.callbacks.settings import PluginArguments
+from multitask.callbacks.tracking import prepare_wandb
 from multitask.run import Run
 from multitask.training.attempts import announce_plugin
 
@@ -22,7 +25,7 @@ _DATASET_KEYS = ("datasets", "test_datasets")
 
 
 class MultitaskPlugin(BasePlugin):
-    """Anchors a run's paths, records its progress, and brings the adapters that Axolotl lacks.
+    """Anchors a run's paths, watches its tasks, and brings the adapters that Axolotl lacks.
 
     Attributes:
         run: The run directory: the folder of the ``axolotl.yaml`` that was started.
@@ -46,19 +49,50 @@ class MultitaskPlugin(BasePlugin):
         for key in _DATASET_KEYS:
             for dataset in cfg.get(key) or []:
                 dataset["path"] = self._anchor(dataset["path"])
+        prepare_wandb(cfg, self.run, os.environ)
 
     def _anchor(self, value: str, *, output: bool = False) -> str:
         """A path below the run directory; a Hub id or an absolute path stays as it is."""
         path = self.run.root / value
         return str(path) if output or path.exists() else value
 
+    def get_input_args(self) -> str:
+        """Name the class that checks the section ``multitask``."""
+        return f"{PluginArguments.__module__}.{PluginArguments.__name__}"
+
+    def get_trainer_cls(self, cfg: Any) -> Any:
+        """Give supervised fine-tuning a trainer that knows of tasks."""
+        from multitask.callbacks.setup import trainer_class
+
+        return trainer_class(cfg)
+
+    def get_training_args(self, cfg: Any) -> dict[str, Any]:
+        """Replace what Axolotl derives from evaluation keys."""
+        from multitask.callbacks.setup import training_arguments
+
+        return training_arguments(cfg)
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        """Set up evaluation and balance by task."""
+        from multitask.callbacks.setup import watch_tasks
+
+        watch_tasks(cfg, trainer, self.run)
+
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[TrainerCallback]:  # noqa: ARG002
-        """Add the callbacks: the progress in ``logs/trainer.jsonl``, and AdaLoRA's ranks."""
+        """Add the callbacks that need no tokenised data: progress, and AdaLoRA's ranks."""
         callbacks: list[TrainerCallback] = [ProgressCallback(self.run.trainer_events)]
         callbacks.append(CheckpointCallback(self.run))
         if cfg["adapter"] == adalora.NAME:
             callbacks.append(adalora.AdaLoraCallback())
         return callbacks
+
+    def pre_model_load(self, cfg: Any) -> None:
+        """Seed before an adapter's matrices are drawn.
+
+        Axolotl seeds afterwards, so that the same spec would start from another adapter each time.
+        """
+        if cfg["seed"] is not None:
+            set_seed(cfg["seed"])
 
     def get_adapter_capabilities(self) -> list[AdapterCapabilities]:
         """Make ``adapter: adalora`` known to Axolotl."""

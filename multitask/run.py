@@ -96,6 +96,21 @@ class Run:
         return self.logs / "trainer.jsonl"
 
     @property
+    def evaluation_log(self) -> Path:
+        """Metrics of each task at every evaluation in the training, one JSON object a line."""
+        return self.logs / "evaluation.jsonl"
+
+    @property
+    def evaluation_rows(self) -> Path:
+        """Ids of the validation rows that are evaluated in the training, by task."""
+        return self.logs / "evaluation-rows.json"
+
+    @property
+    def balance_log(self) -> Path:
+        """Loss, tokens and rows of each task as trained on, one JSON object a line."""
+        return self.logs / "balance.jsonl"
+
+    @property
     def model(self) -> Path:
         """Axolotl's output directory: checkpoints and the trained model."""
         return self.root / "model"

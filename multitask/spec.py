@@ -21,6 +21,7 @@ from multitask.task_spec import (
     TaskSpec,
     TemplatesSpec,
 )
+from multitask.training_spec import BalanceSpec, EvaluationSpec
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -107,6 +108,8 @@ class Spec(StrictModel):
         data_dir: Folder with a sub-folder per task, looked at before the Hub.
         sample: Use the small sample that ships with multitask instead of real data.
         checkpoint: When the trainer saves.
+        evaluation: How each task is evaluated while training, and what the best checkpoint is.
+        balance: How tasks are weighed against each other while training.
         tracking: Where metrics are sent.
         hub: Where the model is pushed.
         axolotl: Keys handed to Axolotl as they are; they win over ours.
@@ -134,6 +137,8 @@ class Spec(StrictModel):
     data_dir: str | None = None
     sample: bool = False
     checkpoint: CheckpointSpec = CheckpointSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    balance: BalanceSpec = BalanceSpec()
     tracking: TrackingSpec = TrackingSpec()
     hub: HubSpec | None = None
     axolotl: dict[str, Any] = Field(default_factory=dict)
@@ -292,6 +297,18 @@ def _check_tasks(spec: Spec, path: Path) -> None:
                 where=f"{path}: key 'tasks'",
                 fix=did_you_mean(task, task_names()),
             )
+    floors = spec.evaluation.floor if isinstance(spec.evaluation.floor, dict) else {}
+    for key, named in (
+        ("evaluation.floor", floors),
+        ("balance.loss_weights", spec.balance.loss_weights),
+    ):
+        for name in named:
+            if name not in spec.task_names:
+                raise InputError(
+                    f"{name!r} is no task of this spec",
+                    where=f"{path}: key '{key}'",
+                    fix=did_you_mean(name, spec.task_names),
+                )
     if spec.sample and spec.data_dir:
         raise InputError(
             "`sample: true` and `data_dir` exclude each other",

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from multitask.callbacks.best import public_name
 from multitask.training.events import write_event
 
 
@@ -35,7 +36,7 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         """Record the trainer's numbers."""
-        self._write("log", state, values=logs or {})
+        self._write("log", state, values={public_name(k): v for k, v in (logs or {}).items()})
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record a checkpoint."""

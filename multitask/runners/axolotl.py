@@ -13,6 +13,7 @@ import yaml
 
 from multitask.planning.setup import Setup
 from multitask.runners.hardware import Section, cpu_sections, gpu_sections
+from multitask.training_spec import PluginSettings
 
 PLUGIN = "multitask.plugin.MultitaskPlugin"
 LIGER_PLUGIN = "axolotl.integrations.liger.LigerPlugin"
@@ -92,6 +93,7 @@ def axolotl_file(setup: Setup) -> AxolotlFile:
                 "save_total_limit": setup.spec.checkpoint.keep,
             },
         ),
+        _plugin(setup),
         *_tracking(setup),
     ]
     return AxolotlFile(tuple(sections), dict(setup.spec.axolotl))
@@ -144,8 +146,6 @@ def _batch(setup: Setup) -> Section:
             "num_epochs": setup.spec.epochs,
             "micro_batch_size": batch.micro,
             "gradient_accumulation_steps": batch.accumulation,
-            "eval_batch_size": batch.micro,
-            "evals_per_epoch": 1,
             "logging_steps": 10,
         },
     )
@@ -161,6 +161,18 @@ def _dataset(path: str) -> dict[str, Any]:
         "roles_to_train": ["assistant"],
         "train_on_eos": "turn",
     }
+
+
+def _plugin(setup: Setup) -> Section:
+    settings = PluginSettings(
+        evaluation=setup.spec.evaluation, balance=setup.spec.balance, seed=setup.spec.seed
+    )
+    why = (
+        "What multitask's plugin does inside the training. It evaluates each task at every save, "
+        "so none of Axolotl's own evaluation keys is set: they would drop the last rows of a task "
+        "where rows are packed, and force an evaluation at each start."
+    )
+    return Section(why, {"multitask": settings.model_dump(mode="json")})
 
 
 def _tracking(setup: Setup) -> list[Section]:

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticUndefined
 
 from multitask.runners.finding import Finding
+from multitask.training_spec import PluginSettings
 
 _SNAPSHOT = Path(__file__).with_name("axolotl_schema.json")
 
@@ -107,10 +108,12 @@ def check_schema(config: dict[str, Any]) -> list[Finding]:
             findings += _check_value(entry, value, key, rl=config.get("rl"), name=name)
         elif key in _REMOVED:
             findings.append(_removed(key))
+        elif key == "multitask":
+            findings += _check_ours(value)
         elif key in foreign:
             findings.append(_needs_plugin(key, foreign[key]))
         else:
-            # A plugin that is not Axolotl's may add keys of its own; ours adds none.
+            # A plugin that is not Axolotl's may add keys of its own; ours adds one.
             ours_only = all(_plugin_name(p) == "MultitaskPlugin" for p in strangers)
             findings.append(_unknown(key, key, [*known, *foreign], certain=ours_only))
     return findings
@@ -161,6 +164,16 @@ def _unknown(key: str, path: str, known: list[str], *, certain: bool = True) -> 
         fix,
         "error" if certain else "warning",
     )
+
+
+def _check_ours(value: Any) -> Iterator[Finding]:
+    """The section of multitask's own plugin."""
+    try:
+        PluginSettings.model_validate(value)
+    except ValidationError as error:
+        for issue in error.errors():
+            path = ".".join(["multitask", *map(str, issue["loc"])])
+            yield Finding(issue["msg"], path, "set it by the spec's `evaluation` and `balance`")
 
 
 def _removed(key: str) -> Finding:

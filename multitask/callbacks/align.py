@@ -1,0 +1,180 @@
+"""Which row of a data file each row of Axolotl's tokenised dataset is.
+
+Axolotl keeps only tokens. It shuffles a file with a seed, drops rows that are too long, and keeps
+the order otherwise; all three are done again here on row numbers, and checked on a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from multitask.data.render import Row
+from multitask.errors import MultitaskError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Tokenize = Callable[[Row], tuple[list[int], list[int]]]
+
+_CHECKED = 16
+_SHORTEST = 2
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A JSON-lines file whose rows are read one at a time.
+
+    Attributes:
+        path: The file.
+        offsets: Where each line begins, in bytes, and the file's size at the end.
+        tasks: The task of each row, as its place in ``names``.
+        names: Names of the tasks.
+    """
+
+    path: Path
+    offsets: NDArray[np.int64]
+    tasks: NDArray[np.int64]
+    names: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> RowFile:
+        """Read once through a file."""
+        import numpy as np
+
+        places: dict[str, int] = {}
+        tasks, offsets = [], [0]
+        with path.open("rb") as file:
+            for line in file:
+                name = orjson.loads(line)["task"]
+                tasks.append(places.setdefault(name, len(places)))
+                offsets.append(offsets[-1] + len(line))
+        return cls(
+            path,
+            np.asarray(offsets, dtype=np.int64),
+            np.asarray(tasks, dtype=np.int64),
+            tuple(places),
+        )
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def row(self, number: int) -> Row:
+        """A row."""
+        with self.path.open("rb") as file:
+            file.seek(int(self.offsets[number]))
+            row: Row = orjson.loads(file.readline())
+        return row
+
+
+def axolotl_tokenizer(cfg: Any, dataset: Any, tokenizer: Any) -> Tokenize:
+    """Axolotl's own way from a row to tokens and labels.
+
+    Args:
+        cfg: Axolotl's configuration.
+        dataset: The entry of ``datasets`` or ``test_datasets`` that the row belongs to.
+        tokenizer: The training's tokenizer.
+    """
+    from axolotl.prompt_strategies import load
+
+    strategy = load(dataset["type"], tokenizer, cfg, dataset)
+
+    def tokenize(row: Row) -> tuple[list[int], list[int]]:
+        out = strategy.tokenize_prompt(row)
+        return list(out["input_ids"]), list(out["labels"])
+
+    return tokenize
+
+
+def align(
+    file: RowFile,
+    dataset: Any,
+    tokenize: Tokenize,
+    *,
+    longest: int,
+    shuffle_seed: int | None,
+    truncated: bool = False,
+) -> NDArray[np.int64]:
+    """Find the file's row of each row of a tokenised dataset.
+
+    Args:
+        file: What Axolotl was given.
+        dataset: What it made of it.
+        tokenize: How it did.
+        longest: Most tokens of a row.
+        shuffle_seed: The seed it shuffled with; None where it did not.
+        truncated: Whether rows above ``longest`` were cut instead of dropped.
+
+    Returns:
+        For each row of ``dataset``, its number in the file.
+
+    Raises:
+        MultitaskError: The dataset was not made from this file in the way that Axolotl does it.
+    """
+    import numpy as np
+
+    order = np.arange(len(file), dtype=np.int64)
+    if shuffle_seed is not None:
+        order = order[_permutation(len(file), shuffle_seed)]
+    missing = len(file) - len(dataset)
+    if missing:
+        order = order[~np.isin(order, _dropped(file, tokenize, missing, longest))]
+    if len(order) != len(dataset):
+        raise _misaligned(file, f"{len(dataset)} rows came of {len(file)}")
+    for place in _sample(len(dataset)):
+        ids, labels = tokenize(file.row(order[place]))
+        if truncated:
+            ids, labels = ids[:longest], labels[:longest]
+        found = dataset[int(place)]
+        if list(found["input_ids"]) != ids or list(found["labels"]) != labels:
+            raise _misaligned(file, f"row {place} has other tokens")
+    return order
+
+
+def _permutation(count: int, seed: int) -> NDArray[np.int64]:
+    """The order into which ``datasets`` shuffles that many rows."""
+    import numpy as np
+    from datasets import Dataset
+
+    numbers = Dataset.from_dict({"row": np.arange(count)}).shuffle(seed=seed)["row"]
+    return np.asarray(numbers, dtype=np.int64)
+
+
+def _dropped(file: RowFile, tokenize: Tokenize, missing: int, longest: int) -> list[int]:
+    """The rows that are too long, or too short; the longest in bytes are looked at first."""
+    import numpy as np
+
+    found: list[int] = []
+    sizes = np.diff(file.offsets)
+    for number in np.argsort(-sizes, kind="stable"):
+        # A token is a byte at least, and a line holds more than the conversation.
+        if sizes[number] < longest // 2:
+            break
+        length = len(tokenize(file.row(int(number)))[0])
+        if not _SHORTEST <= length <= longest:
+            found.append(int(number))
+            if len(found) == missing:
+                break
+    return found
+
+
+def _sample(count: int) -> list[int]:
+    import numpy as np
+
+    if count == 0:
+        return []
+    drawn = np.random.default_rng(0).integers(0, count, _CHECKED)
+    return sorted({0, count - 1, *map(int, drawn)})
+
+
+def _misaligned(file: RowFile, what: str) -> MultitaskError:
+    return MultitaskError(
+        f"Axolotl's tokenised dataset does not follow the file: {what}",
+        where=file.path,
+        fix="remove `dataset_prepared_path` of the run, and keys under `axolotl` that change rows",
+    )

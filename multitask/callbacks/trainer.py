@@ -1,0 +1,81 @@
+"""The trainer of our runs: Axolotl's own, with evaluation and losses by task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from axolotl.core.trainers import AxolotlTrainer
+
+from multitask.callbacks.balance import TaskBalance
+from multitask.callbacks.best import public_name
+from multitask.callbacks.per_task import TaskEvaluator
+
+
+class MultitaskTrainer(AxolotlTrainer):
+    """Axolotl's trainer; without an evaluator and a balance it does what that does.
+
+    Attributes:
+        evaluator: Replaces the evaluation over merged rows.
+        balance: Watches or weighs training losses by task.
+        evaluation_log: Where evaluations are appended, one JSON object a line.
+    """
+
+    evaluator: TaskEvaluator | None = None
+    balance: TaskBalance | None = None
+    evaluation_log: Path | None = None
+    control: Any
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate each task; a dataset that is handed in is evaluated by Axolotl."""
+        if self.evaluator is None or eval_dataset is not None:
+            metrics: dict[str, float] = super().evaluate(
+                eval_dataset, ignore_keys, metric_key_prefix
+            )
+            return metrics
+        metrics = self.evaluator.evaluate(self, at_save=self.control.should_save)
+        self.log(dict(metrics))
+        self._append(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Compute the loss, and let the balance watch or weigh it."""
+        if self.balance is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return self.balance.compute_loss(
+            super().compute_loss, model, inputs, return_outputs, num_items_in_batch
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and give per-task metrics the names that wandb and TensorBoard show."""
+        super().log(logs, start_time)
+        names = {} if self.balance is None else self.balance.public_names
+        entry = self.state.log_history[-1]
+        self.state.log_history[-1] = {
+            names.get(key, public_name(key)): value for key, value in entry.items()
+        }
+
+    def _append(self, metrics: dict[str, float]) -> None:
+        if self.evaluation_log is None or not self.is_world_process_zero():
+            return
+        line = {"step": self.state.global_step, "epoch": self.state.epoch}
+        line |= {public_name(key): value for key, value in metrics.items()}
+        line["eval/loss"] = line.pop("eval_loss")
+        self.evaluation_log.parent.mkdir(parents=True, exist_ok=True)
+        with self.evaluation_log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
