@@ -124,6 +124,7 @@ def rehearse(
     config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
     cluster = load_cluster(load_spec(run.spec).cluster)
     nodes, procs = _layout(wishes, cluster, config)
+    _require_links(wishes)
     root = run.root / "rehearsal"
     shutil.rmtree(root, ignore_errors=True)
     result = Rehearsal(run, nodes, procs, Checklist(on_check=on_check))
@@ -191,12 +192,15 @@ def _follow_layout(calm: Run, result: Rehearsal, cluster: Cluster) -> None:
     result.changes += changes
 
 
-def _network(wishes: Wishes, nodes: int) -> AbstractContextManager[Network]:
+def _require_links(wishes: Wishes) -> None:
     if any(fault.kind == "partition" for fault in wishes.faults) and not wishes.netns:
         raise InputError(
             "nodes on loopback have no link that could be cut", where="--partition",
             fix="add --netns",
         )  # fmt: skip
+
+
+def _network(wishes: Wishes, nodes: int) -> AbstractContextManager[Network]:
     return namespaces(nodes) if wishes.netns else nullcontext(loopback(nodes))
 
 
