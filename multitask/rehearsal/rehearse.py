@@ -18,7 +18,7 @@ from multitask.rehearsal.after import check_checkpoints, check_model, check_scor
 from multitask.rehearsal.before import check_files
 from multitask.rehearsal.checklist import Check, CheckFailedError, Checklist, fail
 from multitask.rehearsal.faults import Fault
-from multitask.rehearsal.machines import Machines
+from multitask.rehearsal.machines import HANG_SECONDS, Machines
 from multitask.rehearsal.network import Network, loopback, namespaces
 from multitask.rehearsal.record import losses_by_step, steps_lost
 from multitask.rehearsal.stage import MODEL, stage_rehearsal
@@ -129,6 +129,7 @@ def rehearse(
     shutil.rmtree(root, ignore_errors=True)
     result = Rehearsal(run, nodes, procs, Checklist(on_check=on_check))
     result.faults = [fault.name for fault in wishes.faults]
+    hangs = [fault for fault in wishes.faults if fault.kind in ("stall", "partition")]
     calm = Run(root / "undisturbed")
     # One checkpoint more than are kept, so that one is rotated away.
     keep = int(config.get("save_total_limit") or 2)
@@ -137,6 +138,11 @@ def rehearse(
         with result.checks.check("model and data in small", needed=True) as check:
             result.changes = stage_rehearsal(run, calm.root, sizes)
             _follow_layout(calm, result, cluster)
+            if hangs:
+                why = "a hang is noticed by its timeout"
+                result.changes.append(
+                    Change("timeout of collectives", "1800 s", f"{HANG_SECONDS:.0f} s", why)
+                )
             check.detail = str(next(c.now for c in result.changes if c.key == "model"))
         _before(result, config, cluster, calm)
         with _network(wishes, nodes) as network:
