@@ -1,4 +1,4 @@
-"""The shims stand in for what is really missing: an update that mends it, or moves it, fails here."""
+"""The shims stand in for what is missing: an update that mends or moves it fails here."""
 
 from __future__ import annotations
 
