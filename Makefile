@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python -m
 # installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
 TORCH := torch==2.13.0
 
-.PHONY: help install quickstart test test-fast methods lint format schema benchmark-from-scratch clean
+.PHONY: help install quickstart test test-fast methods kill-sweep rehearsal lint format schema benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
@@ -25,6 +25,9 @@ install: $(VENV)/.installed  ## Make .venv with everything in it
 quickstart: $(VENV)/.installed  ## Data, training, scoring and report on a toy, in minutes
 	$(VENV)/bin/multitask quickstart
 
+# Tests start several processes at once, whose threads would fight for few cores.
+test test-fast methods kill-sweep rehearsal: export OMP_NUM_THREADS := 1
+
 test: $(VENV)/.installed  ## All tests, with a real Axolotl training
 	$(RUN) pytest
 
@@ -33,6 +36,14 @@ test-fast: $(VENV)/.installed  ## The tests that start no training
 
 methods: $(VENV)/.installed  ## Train a toy with every method that runs without a GPU
 	$(RUN) pytest -m 'slow or not slow' tests/test_methods.py
+
+kill-sweep: $(VENV)/.installed  ## Kill trainings at 37 points and resume them; 40 minutes
+	$(RUN) pytest -m 'slow or not slow' tests/test_kill_sweep.py
+
+rehearsal: $(VENV)/.installed  ## Rehearse the 3x4 cluster on this machine, with a node killed
+	rm -rf runs/rehearsal
+	$(VENV)/bin/multitask build-config configs/examples/default.yaml --sample --no-validate --out runs/rehearsal
+	$(VENV)/bin/multitask rehearse runs/rehearsal --kill node:1@step:5
 
 lint: $(VENV)/.installed  ## ruff and mypy --strict
 	$(RUN) ruff check .

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from axolotl.integrations.base import AdapterCapabilities, BasePlugin
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 from multitask.callbacks import adalora
+from multitask.callbacks.checkpoints import CheckpointCallback
 from multitask.callbacks.progress import ProgressCallback
 from multitask.callbacks.settings import PluginArguments
 from multitask.callbacks.tracking import prepare_wandb
 from multitask.run import Run
+from multitask.training.attempts import announce_plugin
 
 _PATH_KEYS = ("output_dir", "dataset_prepared_path", "base_model", "deepspeed")
 _DATASET_KEYS = ("datasets", "test_datasets")
@@ -38,6 +40,7 @@ class MultitaskPlugin(BasePlugin):
             cfg: Axolotl's configuration before validation; changed in place.
         """
         self.run = Run(Path(cfg["axolotl_config_path"]).resolve().parent)
+        announce_plugin(self.run)
         for key in _PATH_KEYS:
             if isinstance(cfg.get(key), str):
                 cfg[key] = self._anchor(
@@ -78,9 +81,18 @@ class MultitaskPlugin(BasePlugin):
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[TrainerCallback]:  # noqa: ARG002
         """Add the callbacks that need no tokenised data: progress, and AdaLoRA's ranks."""
         callbacks: list[TrainerCallback] = [ProgressCallback(self.run.trainer_events)]
+        callbacks.append(CheckpointCallback(self.run))
         if cfg["adapter"] == adalora.NAME:
             callbacks.append(adalora.AdaLoraCallback())
         return callbacks
+
+    def pre_model_load(self, cfg: Any) -> None:
+        """Seed before an adapter's matrices are drawn.
+
+        Axolotl seeds afterwards, so that the same spec would start from another adapter each time.
+        """
+        if cfg["seed"] is not None:
+            set_seed(cfg["seed"])
 
     def get_adapter_capabilities(self) -> list[AdapterCapabilities]:
         """Make ``adapter: adalora`` known to Axolotl."""

@@ -54,6 +54,10 @@ class ProgressBar:
             note=note,
         )
 
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
 
 @contextmanager
 def progress_bar(*, after: float = 0.0) -> Iterator[ProgressBar]:

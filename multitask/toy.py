@@ -66,7 +66,7 @@ def write_toy_model(
 
     size = size or ToySize()
     directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = _train_tokenizer(texts, size)
+    tokenizer = train_tokenizer(texts, vocabulary=size.vocabulary, context=size.context)
     tokenizer.save_pretrained(directory)
 
     config = LlamaConfig(
@@ -90,7 +90,14 @@ def write_toy_model(
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _train_tokenizer(texts: Iterable[str], size: ToySize) -> Any:
+def train_tokenizer(texts: Iterable[str], *, vocabulary: int, context: int = 4096) -> Any:
+    """Train a byte-level BPE with a chat template.
+
+    Args:
+        texts: What it learns its merges from.
+        vocabulary: Upper bound on its entries, special tokens included.
+        context: Longest sequence in tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -98,7 +105,7 @@ def _train_tokenizer(texts: Iterable[str], size: ToySize) -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size.vocabulary,
+        vocab_size=vocabulary,
         special_tokens=[PAD, USER, ASSISTANT, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -108,7 +115,7 @@ def _train_tokenizer(texts: Iterable[str], size: ToySize) -> Any:
         tokenizer_object=core,
         pad_token=PAD,
         eos_token=END,
-        model_max_length=size.context,
+        model_max_length=context,
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )

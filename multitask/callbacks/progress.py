@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from multitask.callbacks.best import public_name
+from multitask.training.events import write_event
 
 
 class ProgressCallback(TrainerCallback):
@@ -25,18 +24,7 @@ class ProgressCallback(TrainerCallback):
         self.path = path
 
     def _write(self, event: str, state: Any, **more: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        line = {
-            "event": event,
-            "time": time.time(),
-            "step": state.global_step,
-            "max_steps": state.max_steps,
-            **more,
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, default=str) + "\n")
+        write_event(self.path, event, state, **more)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record the start and the process."""

@@ -8,11 +8,14 @@ from typing import NoReturn
 import typer
 
 from multitask.cli.build_config import build_config
+from multitask.cli.checkpoints import checkpoints
 from multitask.cli.estimate import estimate
 from multitask.cli.evaluate import evaluate
+from multitask.cli.export import export
 from multitask.cli.init import init
 from multitask.cli.prepare import prepare
 from multitask.cli.quickstart import quickstart
+from multitask.cli.rehearse import rehearse
 from multitask.cli.report import report
 from multitask.cli.train import train
 from multitask.errors import MultitaskError
@@ -27,7 +30,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (quickstart, init, prepare, estimate, build_config, train, evaluate, report):
+for command in (
+    quickstart,
+    init,
+    prepare,
+    estimate,
+    build_config,
+    rehearse,
+    train,
+    checkpoints,
+    evaluate,
+    report,
+    export,
+):
     app.command()(command)
 
 

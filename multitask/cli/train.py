@@ -12,17 +12,33 @@ from multitask.cli.options import RunPath
 def train(
     run: RunPath,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest checkpoint.")
+        bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
+    ] = False,
+    max_restarts: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Failures in a row without a new checkpoint before it is given up."
+        ),
+    ] = 3,
+    accept_changes: Annotated[
+        bool,
+        typer.Option(
+            "--accept-changes", help="Resume although the run changed since the checkpoint."
+        ),
     ] = False,
 ) -> None:
-    """Train a run: accelerate launch -m axolotl.cli.train, with live progress.
+    """Train a run: accelerate launch -m axolotl.cli.train, with live progress and restarts.
 
-    On a cluster of several nodes, start it on each node with NODE_RANK and MASTER_ADDR set.
+    After a crash it goes on from the newest complete checkpoint. Ctrl-C or SIGTERM saves, then
+    stops; twice stops at once. On a cluster of several nodes, start it on each node with
+    NODE_RANK and MASTER_ADDR set.
 
     Example: multitask train runs/first
     """
     from multitask.run import Run
     from multitask.training.display import train_with_display
+    from multitask.training.options import Options
 
-    log = train_with_display(Run.open(run), resume=resume)
+    options = Options(max_restarts=max_restarts, accept_changes=accept_changes)
+    log = train_with_display(Run.open(run), resume=resume, options=options)
     typer.echo(f"trained model: {run / 'model'}\nlog: {log}\nnext: multitask evaluate {run}")

@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from multitask.cluster import Cluster
 from multitask.errors import InputError
 from multitask.run import Run
 from multitask.runners.accelerate import TRAIN_MODULE
+from multitask.training.attempts import ATTEMPT, NODE, Attempt
 
 
 def launch_command(
-    run: Run, cluster: Cluster, environment: Mapping[str, str], *, resume: bool
+    run: Run,
+    cluster: Cluster,
+    environment: Mapping[str, str],
+    *,
+    resume: Path | None,
+    rank_logs: Path | None = None,
 ) -> list[str]:
     """Build ``accelerate launch ... -m axolotl.cli.train`` for this node.
 
@@ -21,7 +28,8 @@ def launch_command(
         run: The run.
         cluster: What it was built for.
         environment: Where a node's rank and the first node's address are read from.
-        resume: Go on from the newest checkpoint.
+        resume: The checkpoint to go on from.
+        rank_logs: Folder for a log of each process, where there are several.
 
     Raises:
         InputError: The cluster has several nodes and the environment does not say which this is.
@@ -30,13 +38,23 @@ def launch_command(
     command += ["--config_file", str(run.accelerate.resolve())]
     if cluster.nodes > 1:
         command += _rendezvous(cluster, environment)
+    if cluster.world_size > 1 and rank_logs is not None:
+        # Restarts are the supervisor's: torch's own agent would not look at checkpoints.
+        command += ["--max_restarts", "0", "--tee", "3", "--log_dir", str(rank_logs.resolve())]
     command += ["-m", TRAIN_MODULE, str(run.axolotl.resolve())]
-    if resume:
-        command.append("--auto_resume_from_checkpoints=True")
+    if resume is not None:
+        command.append(f"--resume_from_checkpoint={resume.resolve()}")
     return command
 
 
-def _rendezvous(cluster: Cluster, environment: Mapping[str, str]) -> list[str]:
+def node_of(cluster: Cluster, environment: Mapping[str, str]) -> int:
+    """Which node of a cluster this is.
+
+    Raises:
+        InputError: The cluster has several nodes and the environment does not say.
+    """
+    if cluster.nodes == 1:
+        return 0
     rank, address = environment.get("NODE_RANK"), environment.get("MASTER_ADDR")
     if rank is None or address is None:
         raise InputError(
@@ -49,14 +67,27 @@ def _rendezvous(cluster: Cluster, environment: Mapping[str, str]) -> list[str]:
         raise InputError(
             f"NODE_RANK is {rank!r}", where="environment", fix=f"use 0 to {cluster.nodes - 1}"
         )
+    return int(rank)
+
+
+def _rendezvous(cluster: Cluster, environment: Mapping[str, str]) -> list[str]:
+    rank, address = node_of(cluster, environment), environment["MASTER_ADDR"]
     port = environment.get("MASTER_PORT", "29500")
-    return ["--machine_rank", rank, "--main_process_ip", address, "--main_process_port", port]
+    return ["--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
 
 
-def launch_environment(run: Run) -> dict[str, str]:
-    """This process's environment, with what a training of ours always wants."""
+def launch_environment(run: Run, attempt: Attempt | None = None, node: int = 0) -> dict[str, str]:
+    """This process's environment, with what a training of ours always wants.
+
+    Args:
+        run: The run.
+        attempt: The attempt that the launch belongs to.
+        node: This node's rank.
+    """
     environment = dict(os.environ)
     environment.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
     environment.setdefault("WANDB_DIR", str(run.logs.resolve()))
     environment["PYTHONUNBUFFERED"] = "1"
+    if attempt is not None:
+        environment |= {ATTEMPT: str(attempt.number), NODE: str(node)}
     return environment

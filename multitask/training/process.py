@@ -1,79 +1,63 @@
-"""Running a training process: start it, follow its events, end it cleanly."""
+"""A launch: its processes, its log and the plugin's events."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import time
-from collections import deque
-from collections.abc import Callable
-from datetime import UTC, datetime
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from multitask.cluster import load_cluster
-from multitask.errors import InputError, MultitaskError
-from multitask.run import Run
-from multitask.spec import load_spec
-from multitask.training.command import launch_command, launch_environment
-
 Event = dict[str, Any]
 
-_POLL_SECONDS = 0.2
-_STOP_SECONDS = 60
+RUN_VARIABLE = "MULTITASK_RUN"
+
+_LAUNCH = "MULTITASK_LAUNCH"
+_END_SECONDS = 10.0
 
 
-def train(run: Run, *, resume: bool = False, on_event: Callable[[Event], None]) -> Path:
-    """Start a run's training and wait for its end.
+class Launch:
+    """A started command with everything it starts in turn.
 
-    Args:
-        run: A built run.
-        resume: Go on from the newest checkpoint; without it, a run with checkpoints is refused.
-        on_event: Called with each event of the plugin as it is written.
+    Processes are found by a variable of their environment, because torch's agent puts each rank
+    in a session of its own: signals to a process group would miss them, and so would a parent's
+    death.
 
-    Returns:
-        The log of the launch.
-
-    Raises:
-        InputError: The run is not built, or has been trained already.
-        MultitaskError: The training failed, or went on without the plugin.
+    Attributes:
+        log: What all of them write.
     """
-    for path in (run.axolotl, run.accelerate, run.split("train")):
-        run.require(path, f"multitask build-config {run.spec} --out {run.root}")
-    _require_axolotl()
-    if not resume and run.model.exists() and any(run.model.iterdir()):
-        raise InputError(
-            "the run has been trained before",
-            where=run.model,
-            fix="add --resume to go on from its newest checkpoint, or build another run",
-        )
-    cluster = load_cluster(load_spec(run.spec).cluster)
-    command = launch_command(run, cluster, launch_environment(run), resume=resume)
-    run.logs.mkdir(exist_ok=True)
-    log = run.logs / f"train-{datetime.now(UTC):%Y%m%d-%H%M%S}.log"
-    follower = EventFollower(run.trainer_events, on_event)
-    code = _run_logged(command, launch_environment(run), log, follower)
-    if code != 0:
-        raise MultitaskError(
-            f"training failed with exit code {code}; its last lines:\n{_tail(log)}", where=log
-        )
-    if "start" not in follower.seen:
-        raise MultitaskError(
-            "Axolotl trained without multitask's plugin, so nothing of ours was in it",
-            where=log,
-            fix="install multitask in the environment that runs the training",
-        )
-    return log
 
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        """Start ``command``; its output is appended to ``log``."""
+        self.log = log
+        self._token = uuid.uuid4().hex
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            file.write((" ".join(command) + "\n").encode())
+            file.flush()
+            # A session of its own, so that a Ctrl-C reaches us alone.
+            self._process = subprocess.Popen(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**environment, _LAUNCH: self._token},
+                start_new_session=True,
+            )
 
-def _require_axolotl() -> None:
-    from multitask.runners.validate import axolotl_installed
+    def poll(self) -> int | None:
+        """The exit code once the command has ended, negative for a signal; None before."""
+        return self._process.poll()
 
-    if not axolotl_installed():
-        raise InputError(
-            "Axolotl is not installed", fix="pip install 'multitask[train]' (see the README)"
-        )
+    def end(self) -> None:
+        """End all its processes: ask first, then kill."""
+        end_processes(_LAUNCH, self._token)
+        self._process.wait()
 
 
 class EventFollower:
@@ -81,6 +65,8 @@ class EventFollower:
 
     Attributes:
         seen: Names of the events so far.
+        step: The last optimizer step that was reported; 0 before the first.
+        max_steps: Steps in all; 0 before training starts.
     """
 
     def __init__(self, path: Path, on_event: Callable[[Event], None]) -> None:
@@ -88,6 +74,8 @@ class EventFollower:
         self.path = path
         self.on_event = on_event
         self.seen: set[str] = set()
+        self.step = 0
+        self.max_steps = 0
         self._position = path.stat().st_size if path.exists() else 0
 
     def poll(self) -> None:
@@ -100,49 +88,82 @@ class EventFollower:
                 if not line.endswith(b"\n"):
                     break  # being written; read it the next time
                 self._position += len(line)
-                event = json.loads(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # half a line of a process that was killed
                 self.seen.add(event["event"])
+                self.step, self.max_steps = event["step"], event["max_steps"]
                 self.on_event(event)
 
 
-def _run_logged(
-    command: list[str], environment: dict[str, str], log: Path, follower: EventFollower
-) -> int:
-    with log.open("wb") as file:
-        file.write((" ".join(command) + "\n").encode())
-        file.flush()
-        # A session of its own, so that a Ctrl-C reaches the trainer once, from us.
-        process = subprocess.Popen(
-            command,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
-        try:
-            while process.poll() is None:
-                follower.poll()
-                time.sleep(_POLL_SECONDS)
-        except BaseException:
-            _stop(process)
-            raise
-        follower.poll()
-    return process.returncode
+class LogWatcher:
+    """Looks for words in a log as it grows.
+
+    Attributes:
+        found: Words that have appeared.
+    """
+
+    def __init__(self, path: Path, words: Sequence[str]) -> None:
+        """Look for ``words`` in what is appended to ``path`` from now on."""
+        self.path = path
+        self.found: set[str] = set()
+        self._words = {word: word.encode() for word in words}
+        self._overlap = max(len(word) for word in self._words.values())
+        self._position = path.stat().st_size if path.exists() else 0
+        self._rest = b""
+
+    def poll(self) -> None:
+        """Read what is new."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._position)
+            new = file.read()
+        self._position += len(new)
+        text = self._rest + new
+        self.found |= {word for word, sought in self._words.items() if sought in text}
+        self._rest = text[-self._overlap :]
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all it started: interrupt first, so that it can save, then kill."""
-    import os
+def processes_with(variable: str, value: str) -> list[int]:
+    """Processes of ours whose environment has a variable of a value; Linux alone tells."""
+    sought = f"{variable}={value}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            # Others' processes may not be read, and any may have ended since.
+            with contextlib.suppress(OSError):
+                if sought in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+    return found
 
-    for signal_number, patience in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(process.pid, signal_number)
-            process.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+
+def end_processes(variable: str, value: str, *, patience: float = _END_SECONDS) -> list[int]:
+    """End the processes that a variable names: ask with SIGTERM, kill what is left.
+
+    Args:
+        variable: The variable's name.
+        value: Its value.
+        patience: Seconds between asking and killing.
+
+    Returns:
+        The processes that were there.
+    """
+    first = processes = processes_with(variable, value)
+    _signal(processes, signal.SIGTERM)
+    deadline = time.monotonic() + patience
+    while processes and time.monotonic() < deadline:
+        time.sleep(0.1)
+        processes = processes_with(variable, value)
+    while processes:
+        _signal(processes, signal.SIGKILL)
+        time.sleep(0.1)
+        processes = processes_with(variable, value)
+    return first
 
 
-def _tail(log: Path, lines: int = 20) -> str:
-    with log.open(encoding="utf-8", errors="replace") as file:
-        return "".join(deque(file, maxlen=lines)).rstrip()
+def _signal(processes: Sequence[int], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)

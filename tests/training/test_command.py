@@ -16,16 +16,17 @@ CLUSTER = "3x4-a100-80gb"
 
 def test_a_node_of_a_cluster_gets_its_rank_and_address(tmp_path: Path) -> None:
     environment = {"NODE_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "1234"}
-    command = launch_command(Run(tmp_path), load_cluster(CLUSTER), environment, resume=False)
+    command = launch_command(Run(tmp_path), load_cluster(CLUSTER), environment, resume=None)
     assert command[command.index("--machine_rank") + 1] == "1"
     assert command[command.index("--main_process_ip") + 1] == "node0"
     assert command[-2:] == ["axolotl.cli.train", str(tmp_path / "axolotl.yaml")]
 
 
 def test_a_single_machine_needs_no_environment(tmp_path: Path) -> None:
-    command = launch_command(Run(tmp_path), load_cluster("cpu"), {}, resume=True)
+    checkpoint = tmp_path / "model" / "checkpoint-4"
+    command = launch_command(Run(tmp_path), load_cluster("cpu"), {}, resume=checkpoint)
     assert "--machine_rank" not in command
-    assert command[-1] == "--auto_resume_from_checkpoints=True"
+    assert command[-1] == f"--resume_from_checkpoint={checkpoint}"
 
 
 @pytest.mark.parametrize(
@@ -41,4 +42,4 @@ def test_a_node_that_does_not_know_its_place_is_refused(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with pytest.raises(InputError, match="NODE_RANK"):
-        launch_command(Run(tmp_path), load_cluster(CLUSTER), environment, resume=False)
+        launch_command(Run(tmp_path), load_cluster(CLUSTER), environment, resume=None)

@@ -1,0 +1,100 @@
+"""What a training's course depends on, and what of it changed since a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multitask.errors import InputError
+from multitask.run import Run
+
+# Keys of axolotl.yaml that change what is recorded, not how the model is trained.
+_HARMLESS = (
+    "save_", "logging_", "eval_", "evals_", "wandb_", "mlflow_", "comet_", "tensorboard", "use_",
+    "hub_", "dataset_prepared_path", "dataset_processes", "dataset_num_proc", "output_dir",
+    "dataloader_", "plugins",
+)  # fmt: skip
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a training.
+
+    Attributes:
+        world_size: Processes that train together.
+        spec: SHA-256 of ``spec.yaml``.
+        data: SHA-256 of each file of the training data, as the manifest states it.
+        config: ``axolotl.yaml``, without what only says how to log, evaluate and save.
+    """
+
+    world_size: int
+    spec: str
+    data: Mapping[str, str]
+    config: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: Run, world_size: int) -> Inputs:
+        """Read a run's inputs.
+
+        Raises:
+            InputError: A file of the run cannot be read.
+        """
+        try:
+            config = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
+            manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
+            data = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+            spec = _sha256(run.spec)
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise InputError(
+                f"the run's files cannot be read ({error})",
+                where=run.root,
+                fix="build the run again with `multitask build-config`",
+            ) from None
+        kept = {key: config[key] for key in sorted(config) if not key.startswith(_HARMLESS)}
+        # Of our own section, how tasks are weighed matters; how they are evaluated does not.
+        section = kept.pop("multitask", None) or {}
+        kept |= {f"multitask.{key}": section[key] for key in section if key != "evaluation"}
+        # Through JSON, so that it equals what a marker gives back.
+        return cls(world_size, spec, data, json.loads(json.dumps(kept, default=str)))
+
+    def changes_to(self, now: Inputs) -> tuple[str, ...]:
+        """Say what is different now, one sentence each; empty when training goes on the same."""
+        changes = []
+        if self.world_size != now.world_size:
+            changes.append(
+                f"world size: {self.world_size} processes then, {now.world_size} now; "
+                "rows would be dealt and random numbers drawn differently"
+            )
+        keys = sorted(
+            key
+            for key in {*self.config, *now.config}
+            if self.config.get(key) != now.config.get(key)
+        )
+        changes += [
+            f"{key}: {_short(self.config.get(key))} then, {_short(now.config.get(key))} now"
+            for key in keys[:_SHOWN]
+        ]
+        if len(keys) > _SHOWN:
+            changes.append(f"{len(keys) - _SHOWN} more keys of axolotl.yaml")
+        if self.data.get("train.jsonl") != now.data.get("train.jsonl"):
+            changes.append("data/train.jsonl: other rows than then")
+        if self.spec != now.spec and not changes:
+            changes.append("spec.yaml: edited since, though axolotl.yaml trains the same")
+        return tuple(changes)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,83 @@
+"""The table of a run's checkpoints."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from multitask.checkpoints.inputs import Inputs
+from multitask.checkpoints.inventory import TORN_PREFIX, Checkpoint, list_checkpoints
+from multitask.run import Run
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+_SHOWN = 3
+
+
+def print_checkpoints(run: Run, *, contents: bool = False) -> None:
+    """Print step, state, size and age of each checkpoint, and from where `--resume` goes on.
+
+    Args:
+        run: The run.
+        contents: Compare the files' contents with the markers too.
+    """
+    console = Console()
+    checkpoints = list_checkpoints(run.model, contents=contents)
+    complete = [checkpoint for checkpoint in checkpoints if checkpoint.complete]
+    if checkpoints:
+        console.print(_table(checkpoints, complete[-1] if complete else None))
+    aside = sorted(path.name for path in run.model.glob(f"{TORN_PREFIX}checkpoint-*"))
+    if aside:
+        console.print(f"set aside: {', '.join(aside)}", highlight=False, soft_wrap=True)
+    if not complete:
+        console.print("no complete checkpoint; `multitask train --resume` starts from the base")
+        return
+    newest = complete[-1]
+    console.print(
+        f"next to resume from: {newest.path.name}  (multitask train {run.root} --resume)",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    assert newest.marker is not None
+    then = newest.marker.inputs
+    for change in then.changes_to(Inputs.of(run, then.world_size)):
+        console.print(f"changed since: {change}", style="yellow", highlight=False, markup=False)
+
+
+def _table(checkpoints: list[Checkpoint], newest: Checkpoint | None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("step", justify="right")
+    table.add_column("state")
+    table.add_column("size", justify="right")
+    table.add_column("age", justify="right")
+    table.add_column("processes", justify="right")
+    table.add_column("why", overflow="fold")
+    for checkpoint in checkpoints:
+        why = "; ".join(checkpoint.problems[:_SHOWN])
+        if len(checkpoint.problems) > _SHOWN:
+            why += f"; and {len(checkpoint.problems) - _SHOWN} more"
+        if checkpoint is newest:
+            why = "next to resume from"
+        marker = checkpoint.marker
+        table.add_row(
+            str(checkpoint.step),
+            "[green]complete[/]" if checkpoint.complete else "[red]torn[/]",
+            _size(checkpoint.size),
+            _age(time.time() - checkpoint.modified),
+            "?" if marker is None else str(marker.inputs.world_size),
+            escape(why),
+        )
+    return table
+
+
+def _size(size: float) -> str:
+    digits = 3 if size >= 1e9 else 2 if size >= 1e6 else 1
+    return f"{size / 1000**digits:.1f} {('kB', 'MB', 'GB')[digits - 1]}"
+
+
+def _age(seconds: float) -> str:
+    for length, unit in _UNITS:
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,94 @@
+"""One node of a rehearsal: torch's elastic agent with its rank processes, on the CPU.
+
+It does what torchrun does, with a static rendezvous, but imports Axolotl once and forks its ranks
+from there: imports are most of the start-up of many ranks on few cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+
+def main() -> None:
+    """Start this node's ranks and wait for them; exit code 1 when one failed."""
+    parser = argparse.ArgumentParser(prog="multitask.rehearsal.agent", description=__doc__)
+    parser.add_argument("--nnodes", type=int, required=True)
+    parser.add_argument("--node-rank", type=int, required=True)
+    parser.add_argument("--nproc-per-node", type=int, required=True)
+    parser.add_argument("--master-addr", required=True)
+    parser.add_argument("--master-port", type=int, required=True)
+    parser.add_argument("--log-dir", required=True, help="a folder for each rank's output")
+    parser.add_argument("--resume", help="the checkpoint to go on from")
+    parser.add_argument("config", help="axolotl.yaml")
+    arguments = parser.parse_args()
+    _environment()
+    _import_once()
+    sys.exit(_launch(arguments))
+
+
+def _environment() -> None:
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _import_once() -> None:
+    """Import what every rank needs, and install the shims, before there are ranks."""
+    import axolotl.cli.train
+    import axolotl.core.builders
+    import axolotl.loaders  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    import multitask.plugin  # noqa: F401
+    from multitask.rehearsal import shims
+
+    shims.install()
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.makedirs(arguments.log_dir, exist_ok=True)  # noqa: PTH103
+    config = LaunchConfig(
+        min_nodes=arguments.nnodes,
+        max_nodes=arguments.nnodes,
+        nproc_per_node=arguments.nproc_per_node,
+        run_id="rehearsal",
+        rdzv_backend="static",
+        rdzv_endpoint=f"{arguments.master_addr}:{arguments.master_port}",
+        rdzv_configs={"rank": arguments.node_rank, "timeout": 900},
+        max_restarts=0,
+        monitor_interval=0.2,
+        start_method="fork",
+        logs_specs=DefaultLogsSpecs(arguments.log_dir, redirects=Std.ALL, tee=Std.NONE),
+    )
+    try:
+        elastic_launch(config, entrypoint=_rank)(arguments.config, arguments.resume)
+    except ChildFailedError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _rank(config: str, resume: str | None) -> None:
+    """One rank: what ``python -m axolotl.cli.train`` does."""
+    import torch
+    from axolotl.cli.train import do_cli
+
+    from multitask.rehearsal import faults
+
+    torch.set_num_threads(1)
+    faults.install()
+    options: dict[str, Any] = {} if resume is None else {"resume_from_checkpoint": resume}
+    do_cli(config, **options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The rehearsal's machines: one process tree a node, started, killed, cut off and cleaned up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from multitask.errors import MultitaskError
+from multitask.rehearsal.faults import Fault, as_environment, grant, wanted
+from multitask.rehearsal.network import Network
+from multitask.rehearsal.shims import TIMEOUT_VARIABLE
+
+# How long collectives wait for a rank that hangs, where one is made to.
+HANG_SECONDS = 90.0
+
+_NODE_VARIABLE = "MULTITASK_REHEARSAL_NODE"
+_REPLACEMENT_SECONDS = 2.0
+_LONGEST_PARTITION = 120.0
+
+
+class Machines:
+    """Nodes that train a rehearsal's run. Use it as a context manager: nothing outlives it."""
+
+    def __init__(
+        self,
+        root: Path,
+        network: Network,
+        *,
+        nodes: int,
+        procs: int,
+        faults: Sequence[Fault] = (),
+        limit: float = 1800.0,
+    ) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            root: The rehearsal's run directory.
+            network: Where the nodes are.
+            nodes: How many.
+            procs: Ranks of each.
+            faults: What goes wrong.
+            limit: Seconds after which the rehearsal is given up.
+        """
+        self.root, self.network = root, network
+        self.nodes, self.procs = nodes, procs
+        self.faults, self.limit = list(faults), limit
+        self._folder = root / "faults"
+        self._mark = f"{os.getpid()}-{time.time_ns()}"
+        self._port = _free_port()
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._cut: dict[int, float] = {}
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A second Ctrl-C while cleaning up must not leave processes behind.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for node in range(self.nodes):
+                self._kill(node)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def run(self) -> None:
+        """Train until every node is done.
+
+        Raises:
+            MultitaskError: A node's supervisor gave up, or it took too long.
+        """
+        start = time.monotonic()
+        for node in range(self.nodes):
+            self._start(node, resume=False)
+        try:
+            while any(process.poll() is None for process in self._processes.values()):
+                for fault in wanted(self.faults, self._folder):
+                    self._do(fault)
+                self._mend()
+                if time.monotonic() - start > self.limit:
+                    raise MultitaskError(
+                        f"the training did not end within {self.limit:.0f} s",
+                        where=self.root / "logs",
+                    )
+                time.sleep(0.1)
+        finally:
+            self.seconds = time.monotonic() - start
+        for node, process in self._processes.items():
+            if process.returncode:
+                raise MultitaskError(
+                    f"node {node} gave up with exit code {process.returncode}: {self._said(node)}",
+                    where=self.root / "logs",
+                )
+
+    def left(self) -> list[int]:
+        """Processes of these machines that still run."""
+        return [pid for node in range(self.nodes) for pid in self._pids(node)]
+
+    def _start(self, node: int, *, resume: bool) -> None:
+        command = [*self.network.prefix(node), sys.executable, "-m", "multitask.rehearsal.node"]
+        command += ["--nodes", str(self.nodes), "--node", str(node), "--procs", str(self.procs)]
+        command += ["--master-addr", self.network.addresses[0], "--master-port", str(self._port)]
+        command += ["--resume"] if resume else []
+        environment = dict(os.environ) | self.network.environment()
+        environment |= as_environment(self.faults, self._folder)
+        environment |= {_NODE_VARIABLE: f"{self._mark}-{node}", "OMP_NUM_THREADS": "1"}
+        if any(fault.kind in ("stall", "partition") for fault in self.faults):
+            environment[TIMEOUT_VARIABLE] = str(HANG_SECONDS)
+        for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+            environment.pop(name, None)
+        log = self.root / "logs" / f"supervisor-{node}.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("ab") as file:
+            self._processes[node] = subprocess.Popen(
+                [*command, str(self.root)],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _do(self, fault: Fault) -> None:
+        """Do to a machine what its ranks asked for."""
+        if fault.kind == "kill":
+            self._kill(fault.index)
+            time.sleep(_REPLACEMENT_SECONDS)
+            grant(fault, self._folder)
+            self._start(fault.index, resume=True)  # as whoever watches a cluster would
+        elif fault.kind == "partition":
+            self.network.set_link(fault.index, "down")
+            self._cut[fault.index] = time.monotonic()
+            grant(fault, self._folder)
+
+    def _mend(self) -> None:
+        """Bring a link up again once the failure was noticed."""
+        for node, since in list(self._cut.items()):
+            noticed = any((self.root / "attempts").rglob("*failed*")) or self._second_attempt()
+            if noticed or time.monotonic() - since > _LONGEST_PARTITION:
+                self.network.set_link(node, "up")
+                del self._cut[node]
+
+    def _second_attempt(self) -> bool:
+        logs = self.root / "logs"
+        return any(logs.glob("train-attempt-2*.log"))
+
+    def _kill(self, node: int) -> None:
+        for _ in range(50):
+            pids = self._pids(node)
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            if not pids:
+                break
+            time.sleep(0.1)
+        process = self._processes.get(node)
+        if process is not None:
+            process.wait()
+
+    def _pids(self, node: int) -> list[int]:
+        """Processes of a node, by what their environment says."""
+        wanted_line = f"{_NODE_VARIABLE}={self._mark}-{node}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                lines = (entry / "environ").read_bytes().split(b"\0")
+                state = (entry / "stat").read_text().rsplit(")", 1)[-1].split()[0]
+            except OSError:
+                continue
+            if wanted_line in lines and state != "Z":
+                found.append(int(entry.name))
+        return found
+
+    def _said(self, node: int) -> str:
+        log = self.root / "logs" / f"supervisor-{node}.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return "\n".join(lines[-12:])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,62 @@
+"""One node of a rehearsal: the supervisor that a real node runs, around a CPU launch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from multitask.errors import MultitaskError
+from multitask.run import Run
+from multitask.training.attempts import Attempt
+from multitask.training.options import Options
+from multitask.training.supervisor import Supervisor
+
+# A rehearsal's failures are meant, so nobody waits long for them.
+OPTIONS = Options(
+    backoff=0.5, longest_backoff=2.0, poll=0.1, beat=1.0, dead=20.0, patience=300.0, stop=60.0
+)
+
+
+def main() -> None:
+    """Supervise this node; exit codes as ``multitask train``'s."""
+    parser = argparse.ArgumentParser(prog="multitask.rehearsal.node", description=__doc__)
+    parser.add_argument("--nodes", type=int, required=True)
+    parser.add_argument("--node", type=int, required=True)
+    parser.add_argument("--procs", type=int, required=True)
+    parser.add_argument("--master-addr", required=True)
+    parser.add_argument("--master-port", required=True)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("root", type=Path)
+    arguments = parser.parse_args()
+    run = Run(arguments.root)
+
+    def command(_attempt: Attempt, checkpoint: Path | None, rank_logs: Path) -> list[str]:
+        launch = [sys.executable, "-m", "multitask.rehearsal.agent"]
+        launch += ["--nnodes", str(arguments.nodes), "--node-rank", str(arguments.node)]
+        launch += ["--nproc-per-node", str(arguments.procs)]
+        launch += ["--master-addr", arguments.master_addr]
+        launch += ["--master-port", arguments.master_port]
+        launch += ["--log-dir", str(rank_logs)]
+        if checkpoint is not None:
+            launch += ["--resume", str(checkpoint.resolve())]
+        return [*launch, str(run.axolotl.resolve())]
+
+    supervisor = Supervisor(
+        run,
+        command,
+        nodes=arguments.nodes,
+        node=arguments.node,
+        world_size=arguments.nodes * arguments.procs,
+        options=OPTIONS,
+        say=lambda message: print(message, file=sys.stderr, flush=True),  # noqa: T201
+    )
+    try:
+        supervisor.supervise(resume=arguments.resume)
+    except MultitaskError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What keeps FSDP2 under Axolotl and accelerate from running on CPUs, set right.
+
+Only the rehearsal loads this. Each shim names the line that it stands in for; a test fails when
+an update makes one unnecessary or wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+TIMEOUT_VARIABLE = "MULTITASK_REHEARSAL_TIMEOUT"
+
+
+def install() -> None:
+    """Install all shims in this process; before a trainer is made."""
+    mesh_on_cpu()
+    fsdp_on_cpu()
+    if os.environ.get(TIMEOUT_VARIABLE):
+        collectives_time_out(float(os.environ[TIMEOUT_VARIABLE]))
+
+
+def mesh_on_cpu() -> None:
+    """Build the device mesh on the CPU.
+
+    Axolotl calls ``build_device_mesh("cuda")`` with the literal
+    (``axolotl/utils/distributed.py``, ``build_parallelism_config``), and so does accelerate.
+    """
+    from accelerate.parallelism_config import ParallelismConfig
+
+    original = ParallelismConfig.build_device_mesh
+
+    def build(self: Any, device_type: str) -> Any:
+        return original(self, "cpu" if device_type == "cuda" else device_type)
+
+    ParallelismConfig.build_device_mesh = build
+
+
+def fsdp_on_cpu() -> None:
+    """Let accelerate take FSDP where there are several CPU processes.
+
+    ``AcceleratorState.__init__`` (``accelerate/state.py``) turns only GPU-like multi-device types
+    into ``FSDP``; ``MULTI_CPU`` is left out of its list.
+    """
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    original = AcceleratorState.__init__
+
+    def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+        fresh = not AcceleratorState._shared_state
+        original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        wanted = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+        if fresh and self.distributed_type == DistributedType.MULTI_CPU and wanted:
+            self.distributed_type = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = init
+
+
+def collectives_time_out(seconds: float) -> None:
+    """Let collectives fail after some seconds instead of half an hour, where a fault needs it.
+
+    The default process group takes its timeout from Axolotl's variable
+    (``axolotl/utils/distributed.py``); those of a mesh take the constant that
+    ``torch/distributed/distributed_c10d.py`` gives to every new group.
+    """
+    from torch.distributed import distributed_c10d
+
+    os.environ["AXOLOTL_NCCL_TIMEOUT"] = str(round(seconds))
+
+    def timeout(_backend: Any) -> timedelta:
+        return timedelta(seconds=seconds)
+
+    distributed_c10d._get_default_timeout = timeout

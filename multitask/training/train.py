@@ -1,0 +1,92 @@
+"""Train a run: its supervisor on this node, with the launch that the run describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from multitask.cluster import load_cluster
+from multitask.errors import InputError
+from multitask.run import Run
+from multitask.runners.axolotl import PLUGIN
+from multitask.spec import load_spec
+from multitask.training.attempts import Attempt
+from multitask.training.command import launch_command, launch_environment, node_of
+from multitask.training.leader import Say
+from multitask.training.options import Options
+from multitask.training.process import Event
+from multitask.training.supervisor import Supervisor
+
+
+def train(
+    run: Run,
+    *,
+    resume: bool = False,
+    options: Options | None = None,
+    on_event: Callable[[Event], None],
+    say: Say,
+) -> Path:
+    """Train a run on this node until it is done, through restarts.
+
+    Args:
+        run: A built run.
+        resume: Go on from the newest complete checkpoint; without it, a run that was trained
+            before is refused.
+        options: Limits and times.
+        on_event: Called with each event of the plugin as it is written.
+        say: Called with what a user should know.
+
+    Returns:
+        The log of the last launch.
+
+    Raises:
+        InputError: The run is not built, has been trained already, or changed since.
+        TrainingStopped: It was asked to stop.
+        MultitaskError: The training failed for good.
+    """
+    for path in (run.axolotl, run.accelerate, run.split("train")):
+        run.require(path, f"multitask build-config {run.spec} --out {run.root}")
+    _require_axolotl()
+    _require_plugin(run)
+    cluster = load_cluster(load_spec(run.spec).cluster)
+    environment = launch_environment(run)
+    node = node_of(cluster, environment)
+
+    def command(attempt: Attempt, checkpoint: Path | None, rank_logs: Path) -> list[str]:  # noqa: ARG001
+        return launch_command(run, cluster, environment, resume=checkpoint, rank_logs=rank_logs)
+
+    supervisor = Supervisor(
+        run,
+        command,
+        nodes=cluster.nodes,
+        node=node,
+        world_size=cluster.world_size,
+        options=options,
+        on_event=on_event,
+        say=say,
+    )
+    return supervisor.supervise(resume=resume)
+
+
+def _require_axolotl() -> None:
+    from multitask.runners.validate import axolotl_installed
+
+    if not axolotl_installed():
+        raise InputError(
+            "Axolotl is not installed", fix="pip install 'multitask[train]' (see the README)"
+        )
+
+
+def _require_plugin(run: Run) -> None:
+    try:
+        plugins = yaml.safe_load(run.axolotl.read_text(encoding="utf-8")).get("plugins") or []
+    except (yaml.YAMLError, AttributeError) as error:
+        raise InputError(f"cannot be read: {error}", where=run.axolotl) from None
+    if PLUGIN not in plugins:
+        raise InputError(
+            "Axolotl would train without multitask's plugin, so nothing of ours would be in it",
+            where=f"{run.axolotl}: key 'plugins'",
+            fix=f"add {PLUGIN} to it",
+        )

@@ -1,0 +1,70 @@
+"""Checks: what passes, what fails, what ends the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from multitask.errors import InputError
+from multitask.rehearsal.adapt import Change
+from multitask.rehearsal.checklist import CheckFailedError, Checklist, fail
+from multitask.rehearsal.page import curve, write_page
+from multitask.rehearsal.record import losses_by_step, steps_lost
+from multitask.rehearsal.rehearse import Rehearsal
+from multitask.run import Run
+
+
+def test_a_check_passes_fails_or_ends_the_rest() -> None:
+    told: list[str] = []
+    checks = Checklist(on_check=lambda check: told.append(check.name))
+    with checks.check("good") as check:
+        check.detail = "fine"
+    assert checks.passed
+    with checks.check("bad") as check:
+        fail(check, "not so")
+    with checks.check("worse"):
+        raise InputError("wrong")
+    with pytest.raises(CheckFailedError, match="needed: gone"), checks.check("needed", needed=True):
+        raise OSError("gone")
+    assert [check.passed for check in checks.checks] == [True, False, False, False]
+    assert told == ["good", "bad", "worse", "needed"]
+    assert not checks.passed
+
+
+def test_a_rehearsal_without_checks_has_not_passed() -> None:
+    assert not Checklist().passed
+
+
+def _events(run: Run, *events: dict[str, object]) -> None:
+    run.trainer_events.parent.mkdir(parents=True)
+    lines = [json.dumps(event) for event in events]
+    run.trainer_events.write_text("\n".join(lines) + '\n{"event": "lo')
+
+
+def test_losses_and_lost_steps_are_read_from_the_events(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    log = [{"event": "log", "step": s, "values": {"loss": s / 10}} for s in (1, 2, 3)]
+    again = [{"event": "log", "step": s, "values": {"loss": s / 10}} for s in (3, 4)]
+    steps = [{"event": "step", "step": s} for s in (1, 2, 3)]
+    _events(run, {"event": "start", "step": 0}, *log, *steps, {"event": "start", "step": 2}, *again)
+    assert losses_by_step(run) == {1: "0.1", 2: "0.2", 3: "0.3", 4: "0.4"}
+    assert steps_lost(run) == [1]
+
+
+def test_the_page_escapes_what_it_shows(tmp_path: Path) -> None:
+    checks = Checklist()
+    with checks.check("a <b>check</b>") as check:
+        fail(check, "<script>alert(1)</script>")
+    result = Rehearsal(Run(tmp_path), 3, 4, checks, changes=[Change("k", "<i>", None, "why")])
+    result.losses = {"undisturbed": {1: "2.0", 2: "1.0"}, "disturbed": {1: "2.0"}}
+    page = write_page(result).read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert json.loads((tmp_path / "rehearsal/rehearsal.json").read_text())["passed"] is False
+
+
+def test_curves_share_their_axes() -> None:
+    losses = {"undisturbed": {1: "2.0", 2: "1.0"}, "disturbed": {1: "2.0"}}
+    assert curve(losses["disturbed"], losses) == curve(losses["undisturbed"], losses).split()[0]

@@ -1,0 +1,175 @@
+"""One node: restarts, gives up, stops when asked."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from multitask.checkpoints import newest_complete
+from multitask.run import Run
+from multitask.training.process import processes_with
+from tests.training.conftest import Start, attempts_of, finish, plan
+
+
+def _newest(run: Run) -> int:
+    newest = newest_complete(run.model)
+    return 0 if newest is None else newest.step
+
+
+def _await(what: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_training_that_does_not_fail_is_one_attempt(run: Run, start: Start) -> None:
+    assert finish(start()) == (0, "")
+    assert attempts_of(run) == [{"number": 1, "resume": None, "step": 0}]
+
+
+def test_after_a_kill_it_goes_on_from_the_newest_complete_checkpoint(
+    run: Run, start: Start
+) -> None:
+    plan(run, attempt1={0: (8, "kill")}, attempt2={0: (11, "kill")})
+    code, output = finish(start())
+    assert code == 0, output
+    assert [attempt["step"] for attempt in attempts_of(run)] == [0, 6, 9]
+    assert "attempt failed at step 8: killed by SIGKILL; restarting" in output
+    assert _newest(run) == 12
+
+
+def test_the_same_failure_at_the_same_step_is_a_bug(run: Run, start: Start) -> None:
+    """The messages differ in an address only."""
+    plan(run, **{f"attempt{n}": {0: (8, "error")} for n in (1, 2, 3)})
+    code, output = finish(start())
+    assert code == 1
+    assert len(attempts_of(run)) == 2
+    assert "a bug, not a fault" in output
+    assert "RuntimeError: bad tensor" in output
+    assert 'raise RuntimeError(f"bad tensor' in output  # the traceback
+    assert _newest(run) == 6
+
+
+def test_different_failures_are_tried_again_up_to_the_limit(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (1, "error")}, attempt2={0: (1, "exit")})
+    code, output = finish(start(max_restarts=1))
+    assert code == 1
+    assert len(attempts_of(run)) == 2
+    assert "2 failures in a row without a new complete checkpoint" in output
+
+
+def test_progress_between_failures_starts_the_count_anew(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (4, "kill")}, attempt2={0: (7, "kill")}, attempt3={0: (10, "kill")})
+    code, output = finish(start(max_restarts=1))
+    assert code == 0, output
+    assert len(attempts_of(run)) == 4
+
+
+def test_an_error_before_the_first_step_is_not_tried_again(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (0, "error")})
+    code, output = finish(start())
+    assert code == 1
+    assert len(attempts_of(run)) == 1
+    assert "before its first step" in output
+
+
+def test_a_full_disk_is_said_and_not_tried_again(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (8, "disk")})
+    code, output = finish(start())
+    assert code == 1
+    assert len(attempts_of(run)) == 1
+    assert "the disk is full" in output
+    assert "make room, then add --resume" in output
+    assert _newest(run) == 6
+
+
+def test_a_launch_without_the_plugin_ends_before_its_first_step(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (0, "no plugin")})
+    code, output = finish(start())
+    assert code == 1
+    assert "without multitask's plugin" in output
+    assert not run.trainer_events.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_then_stops_and_the_next_start_goes_on(
+    run: Run, start: Start, number: signal.Signals
+) -> None:
+    first = start()
+    _await(lambda: _newest(run) >= 3)
+    first.send_signal(number)
+    code, output = finish(first)
+    assert code == 130
+    step = _newest(run)
+    assert 3 <= step < 12
+    assert f"stopped at step {step}; checkpoint-{step} is saved" in output
+    assert finish(start(resume=True)) == (0, f"going on from checkpoint-{step}\n")
+    assert _newest(run) == 12
+
+
+def test_a_second_signal_does_not_wait(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (4, "hang")})
+    process = start()
+    _await((run.root / "sync" / "1-4-of-0").exists)  # just before it hangs
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    code, output = finish(process)
+    assert code == 130
+    assert "checkpoint-3 is saved" in output
+    assert processes_with("MULTITASK_RUN", f"{run.root.resolve()}:0") == []
+
+
+def test_a_run_is_trained_by_one_supervisor(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (4, "hang")})
+    start()
+    _await(lambda: _newest(run) == 3)
+    code, output = finish(start(resume=True))
+    assert code == 2
+    assert "another `multitask train`" in output
+
+
+def test_what_a_killed_supervisor_left_is_ended(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (4, "hang")})
+    first = start()
+    _await(lambda: _newest(run) == 3)
+    name = f"{run.root.resolve()}:0"
+    first.kill()
+    first.wait()
+    assert len(processes_with("MULTITASK_RUN", name)) == 1
+    code, output = finish(start(resume=True))
+    assert code == 0, output
+    assert "ended 1 processes that a killed supervisor had left" in output
+    assert attempts_of(run)[1]["resume"] == "checkpoint-3"
+
+
+def test_a_trained_run_is_refused_without_resume(run: Run, start: Start) -> None:
+    assert finish(start())[0] == 0
+    code, output = finish(start())
+    assert code == 2
+    assert "trained before" in output
+    assert len(attempts_of(run)) == 1
+
+
+def test_a_changed_run_is_refused_and_the_change_named(run: Run, start: Start) -> None:
+    assert finish(start())[0] == 0
+    run.axolotl.write_text("learning_rate: 0.2\n")
+    code, output = finish(start(resume=True))
+    assert code == 2
+    assert "learning_rate: 0.1 then, 0.2 now" in output
+    assert finish(start(resume=True, accept_changes=True))[0] == 0
+
+
+def test_torn_checkpoints_are_set_aside_before_a_restart(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (8, "kill")})
+    torn = run.model / "checkpoint-9"
+    torn.mkdir(parents=True)
+    code, output = finish(start(resume=True))
+    assert code == 0
+    assert "torn checkpoint set aside as torn-checkpoint-9-" in output

@@ -1,0 +1,61 @@
+"""Real launches that end early, and what they say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from multitask.checkpoints import newest_complete
+from multitask.run import Run
+from multitask.runners.validate import axolotl_installed
+from tests.toy_run import SUPPORT, build_toy_run, events, losses, multitask, toy_environment
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return build_toy_run(tmp_path_factory.mktemp("toy"), max_steps=400, save_steps=1000)
+
+
+def test_a_plugin_that_cannot_be_imported_ends_the_launch_before_its_first_step(
+    toy_run: Run,
+) -> None:
+    """Axolotl logs the ImportError and would train on."""
+    blocked = os.pathsep.join([str(SUPPORT / "no_plugin"), toy_environment()["PYTHONPATH"]])
+    failed = multitask("train", toy_run.root, environment={"PYTHONPATH": blocked})
+    assert failed.returncode == 1
+    assert "Axolotl started without multitask's plugin" in failed.stderr
+    assert not toy_run.trainer_events.exists()
+    log = next(toy_run.logs.glob("train-*.log")).read_text()
+    assert "Failed to load plugin" in log
+    assert "train_runtime" not in log
+
+
+def test_sigterm_saves_and_stops_a_real_training_and_resume_goes_on(toy_run: Run) -> None:
+    """Between two saves of its own: this run never saves by itself."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "multitask", "train", str(toy_run.root), "--resume"],
+        stderr=subprocess.PIPE, text=True, env=toy_environment(),
+    )  # fmt: skip
+    deadline = time.monotonic() + 180
+    while not toy_run.trainer_events.exists() or len(losses(toy_run)) < 3:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, output = process.communicate(timeout=120)
+    newest = newest_complete(toy_run.model, contents=True)
+    assert newest is not None
+    assert process.returncode == 130
+    assert f"stopped at step {newest.step}; {newest.path.name} is saved" in output
+    assert events(toy_run)[-1]["event"] == "stopped"
+    assert not (toy_run.model / "model.safetensors").exists()  # no half-trained final model
