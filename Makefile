@@ -25,6 +25,9 @@ install: $(VENV)/.installed  ## Make .venv with everything in it
 quickstart: $(VENV)/.installed  ## Data, training, scoring and report on a toy, in minutes
 	$(VENV)/bin/multitask quickstart
 
+# Tests start several processes at once, whose threads would fight for few cores.
+test test-fast methods kill-sweep rehearsal: export OMP_NUM_THREADS := 1
+
 test: $(VENV)/.installed  ## All tests, with a real Axolotl training
 	$(RUN) pytest
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from multitask.build import build_config
     from multitask.data.write import prepare
-    from multitask.scoring.evaluate import evaluate
+    from multitask.evaluation.evaluate import evaluate
     from multitask.scoring.score import score
     from multitask.spec import load_spec
 
@@ -21,7 +21,7 @@ _HOMES = {
     "load_spec": "multitask.spec",
     "prepare": "multitask.data.write",
     "build_config": "multitask.build",
-    "evaluate": "multitask.scoring.evaluate",
+    "evaluate": "multitask.evaluation.evaluate",
     "score": "multitask.scoring.score",
 }
 

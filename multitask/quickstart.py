@@ -108,7 +108,7 @@ def _train(run: Run) -> Path:
 
 
 def _evaluate(run: Run) -> None:
-    from multitask.scoring.evaluate import evaluate
+    from multitask.evaluation.evaluate import evaluate
 
     with progress_bar() as bar:
         outcome = evaluate(run, progress=bar.update)

@@ -168,6 +168,28 @@ def staged(out: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+@contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """Write a new folder under a temporary name; when the block raises, nothing stays behind.
+
+    Yields:
+        The temporary folder, beside ``out``.
+
+    Raises:
+        InputError: ``out`` exists and is no empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("exists already", where=out, fix="remove it, or choose another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    stage.chmod(0o755)
+    try:
+        yield stage
+        stage.replace(out)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
 def _merge(stage: Path, out: Path) -> None:
     """Add the files of ``stage`` that ``out`` lacks; refuse before the first if one differs."""
     files = sorted(path for path in stage.rglob("*") if path.is_file())

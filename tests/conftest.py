@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from multitask.run import Run
 from multitask.spec import Spec
 
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
@@ -70,3 +72,26 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = ["where is my card?", "card_arrival", "lost card", "d_arrival"] * 5
     write_toy_model(folder, texts, size=ToySize(hidden=32, layers=2, heads=4, vocabulary=400))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run over the sample with a toy model that has been trained a little; do not change it."""
+    pytest.importorskip("torch")
+    from tests.trained import trained_run
+
+    spec = Spec(
+        model="base",
+        tasks=("text_claims", "banking77", "commonsense_qa"),
+        cluster="cpu",
+        method="full",
+        sample=True,
+    )
+    return trained_run(spec, tmp_path_factory.mktemp("trained") / "run")
+
+
+@pytest.fixture
+def trained_copy(trained: Run, tmp_path: Path) -> Run:
+    """A copy of the trained run, to be evaluated or broken."""
+    shutil.copytree(trained.root, tmp_path / "run")
+    return Run(tmp_path / "run")

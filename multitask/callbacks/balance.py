@@ -242,17 +242,26 @@ class BalanceCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Log what the batches since the last log held."""
-        if not control.should_log:
-            return
+        if control.should_log:
+            self._trainer.store_metrics(self._take(state), train_eval="train")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write what the last steps held, after the trainer's last log."""
+        self._take(state)
+
+    def _take(self, state: Any) -> dict[str, float]:
+        """Sum over processes, and write a line in the first one."""
         balance = self._trainer.balance
-        metrics = balance.take(lambda sums: self._trainer.accelerator.reduce(sums, "sum"))
-        self._trainer.store_metrics(metrics, train_eval="train")
+        metrics: dict[str, float] = balance.take(
+            lambda sums: self._trainer.accelerator.reduce(sums, "sum")
+        )
         if metrics and state.is_world_process_zero:
             names = balance.public_names
             line = {"step": state.global_step} | {names[k]: v for k, v in metrics.items()}
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+        return metrics
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Weigh tasks anew."""

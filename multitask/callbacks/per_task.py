@@ -1,10 +1,11 @@
 """Evaluation of each task inside the training: loss, token accuracy and exact match.
 
-One forward pass per batch of rows, with logits only where an answer's tokens are predicted. When
-every token of an answer is the most probable one given the tokens before it, greedy decoding
-writes that answer: so exact match needs no generation. Sums are made on the device, and only they
-are exchanged between processes. Every process runs the same number of batches, so none waits for
-another in a sharded model's collectives.
+Answers alone count, also where training learns prompts. One forward pass per batch of rows, with
+logits only where an answer's tokens are predicted. When every token of an answer is the most
+probable one given the tokens before it, greedy decoding writes that answer: so exact match needs
+no generation. Sums are made on the device, and only they are exchanged between processes. Every
+process runs the same number of batches, so none waits for another in a sharded model's
+collectives.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multitask.callbacks.align import RowFile, align, axolotl_tokenizer
+from multitask.callbacks.align import RowFile, Tokenize, align, axolotl_tokenizer
 from multitask.callbacks.best import SCORE, score
 from multitask.callbacks.choose import row_budget, stratified
 from multitask.data.render import gold
@@ -71,7 +72,13 @@ class EvaluationRows:
 
 
 def choose_rows(
-    file: RowFile, dataset: Any, order: Any, *, budget: int, seed: int
+    file: RowFile,
+    dataset: Any,
+    order: Any,
+    *,
+    budget: int,
+    seed: int,
+    answers: Tokenize | None = None,
 ) -> EvaluationRows:
     """Choose rows of each task, evenly over its labels, and take Axolotl's tokens of them.
 
@@ -81,6 +88,7 @@ def choose_rows(
         order: The file's row of each row of ``dataset``, from :func:`multitask.callbacks.align`.
         budget: Most rows of a task.
         seed: Seeds the choice.
+        answers: Gives labels of the answer alone, where training learns prompts too.
     """
     rows = []
     for task in range(len(file.names)):
@@ -90,7 +98,8 @@ def choose_rows(
         labels = [gold(row) if "label" in row or "choices" in row else "" for row in read]
         for chosen in stratified(labels, budget, seed=seed + task):
             tokens = dataset[places[chosen]]
-            row = EvaluationRow(task, read[chosen]["id"], tokens["input_ids"], tokens["labels"])
+            labels_of = tokens["labels"] if answers is None else answers(read[chosen])[1]
+            row = EvaluationRow(task, read[chosen]["id"], tokens["input_ids"], labels_of)
             if any(label != IGNORED for label in row.labels):
                 rows.append(row)
     return EvaluationRows(file.names, tuple(rows))
@@ -337,11 +346,15 @@ def build_evaluator(
     budget = row_budget(
         settings.evaluation.rows_per_task,
         share=settings.evaluation.share,
-        trained_rows=len(trainer.train_dataset) * trainer.args.num_train_epochs,
+        trained_rows=_trained_rows(cfg, trainer),
         evaluations=_evaluations(trainer.args, at_start=settings.evaluation.at_start),
         tasks=len(file.names),
     )
-    rows = choose_rows(file, dataset, order, budget=budget, seed=settings.seed)
+    answers = None
+    if cfg.train_on_inputs:
+        plain = type(cfg)({**cfg, "train_on_inputs": False})
+        answers = axolotl_tokenizer(plain, cfg.test_datasets[0], trainer.processing_class)
+    rows = choose_rows(file, dataset, order, budget=budget, seed=settings.seed, answers=answers)
     if not rows.rows:
         raise MultitaskError(
             "no validation row fits into a sequence, so no task can be evaluated",
@@ -355,6 +368,19 @@ def shuffle_seed(cfg: Any) -> int | None:
     """The seed that Axolotl shuffles a single dataset with; None where it does not."""
     shuffles = cfg.shuffle_merged_datasets and not cfg.curriculum_sampling
     return int(cfg.seed) if shuffles else None
+
+
+def _trained_rows(cfg: Any, trainer: Any) -> float:
+    """About how many rows the training sees, repeats counted."""
+    rows = len(trainer.train_dataset)
+    all_rows = float(rows * trainer.args.num_train_epochs)
+    if not cfg.max_steps:
+        return all_rows
+    per_sequence = 1.0
+    if cfg.sample_packing and cfg.total_num_tokens:
+        per_sequence = max(1.0, cfg.sequence_len * rows / cfg.total_num_tokens)
+    sequences = cfg.micro_batch_size * cfg.gradient_accumulation_steps * trainer.args.world_size
+    return min(all_rows, float(cfg.max_steps * sequences * per_sequence))
 
 
 def _evaluations(args: Any, *, at_start: bool) -> int:

@@ -38,7 +38,7 @@ def training_arguments(cfg: Any) -> dict[str, Any]:
     the section's ``at_start``, and the second happens only when the user names a metric.
     """
     evaluation = settings_of(cfg).evaluation
-    if trainer_class(cfg) is None or not evaluation.rows_per_task:
+    if trainer_class(cfg) is None or not evaluation.rows_per_task or not cfg.get("test_datasets"):
         return {}
     arguments: dict[str, Any] = {"eval_on_start": evaluation.at_start}
     if not cfg.get("metric_for_best_model"):
@@ -62,10 +62,20 @@ def watch_tasks(cfg: Any, trainer: Any, run: Run) -> None:
     settings = settings_of(cfg)
     trainer.add_callback(ResumeCallback(run.evaluation_log, run.balance_log))
     _refuse_context_parallel(cfg, settings)
-    if settings.evaluation.rows_per_task and _is_ours(cfg.test_datasets, run.split("validation")):
-        _evaluate_tasks(cfg, trainer, run, settings)
+    if settings.evaluation.rows_per_task:
+        if _is_ours(cfg.test_datasets, run.split("validation")):
+            _evaluate_tasks(cfg, trainer, run, settings)
+        else:
+            trainer.args.eval_on_start = False
+            _warn("tasks are not evaluated: `test_datasets` is not the run's validation split")
     if _is_ours(cfg.datasets, run.split("train")):
         _balance_tasks(cfg, trainer, run, settings)
+    elif settings.balance.weighs:
+        raise MultitaskError(
+            "losses cannot be weighed by task, since `datasets` is not the run's training split",
+            where="axolotl.yaml: datasets",
+            fix="remove `datasets` from the spec's `axolotl`, or `balance`",
+        )
     if cfg.use_wandb:
         trainer.add_callback(WandbCallback(run))
 

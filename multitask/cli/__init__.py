@@ -11,6 +11,7 @@ from multitask.cli.build_config import build_config
 from multitask.cli.checkpoints import checkpoints
 from multitask.cli.estimate import estimate
 from multitask.cli.evaluate import evaluate
+from multitask.cli.export import export
 from multitask.cli.init import init
 from multitask.cli.prepare import prepare
 from multitask.cli.quickstart import quickstart
@@ -40,6 +41,7 @@ for command in (
     checkpoints,
     evaluate,
     report,
+    export,
 ):
     app.command()(command)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from multitask.metrics.classification import count_metrics
+from multitask.metrics.classification import accuracy, count_metrics
 from multitask.metrics.counts import gold_codes
 from multitask.metrics.estimate import Clusters, Estimate
 from multitask.metrics.generation import bleu, exact_match, rouge, token_f1
@@ -17,7 +17,7 @@ from multitask.metrics.parse import off_list_rate, parse_labels, parse_letter
 from multitask.metrics.probabilities import normalised, probability_metrics, top, top_k_accuracy
 from multitask.metrics.ranking import ranking_metrics
 from multitask.metrics.reliability import expected_calibration_error
-from multitask.tasks import Kind
+from multitask.tasks import Kind, letter
 
 TOP_K = (3, 5)
 
@@ -52,6 +52,9 @@ METRICS: dict[str, Metric] = {
     "ece": Metric("Expected calibration error", higher_is_better=False),
     "roc_auc": Metric("ROC-AUC", is_share=False),
     "pr_auc": Metric("PR-AUC", is_share=False),
+    "letter_accuracy": Metric("Accuracy by option letter"),
+    "text_accuracy": Metric("Accuracy by option text"),
+    "text_accuracy_normalised": Metric("Accuracy by option text, per character"),
     "rotated_accuracy": Metric("Accuracy over all option orders"),
     "averaged_accuracy": Metric("Accuracy, averaged over option orders"),
     "consistency": Metric("Consistency over option orders"),
@@ -200,6 +203,52 @@ def multiple_choice_metrics(
             gold, predicted, letters, clusters=clusters, seed=seed
         )
     return found
+
+
+def option_metrics(
+    gold: Sequence[str],
+    by_letter: Sequence[str | None],
+    text_scores: Sequence[npt.ArrayLike],
+    contents: Sequence[Sequence[str]],
+    *,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Accuracy of a multiple choice that is answered both by letter and by the option's text.
+
+    Long options have low log-likelihoods for their length alone: divided by their characters
+    (as lm-evaluation-harness does for ``acc_norm``), they can win. Of options with the same text
+    the first is taken, whichever is gold: only the letter tells them apart.
+
+    Args:
+        gold: Gold letters.
+        by_letter: Letters answered when the letter is asked for.
+        text_scores: Of each question, the log-likelihoods of its options' texts.
+        contents: Of each question, its option texts.
+        clusters: The item of every row, where items have several.
+        seed: Seeds the bootstraps.
+
+    Returns:
+        ``letter_accuracy``, ``text_accuracy`` and ``text_accuracy_normalised``.
+
+    Raises:
+        ValueError: There are no rows, or the sequences differ in length.
+    """
+    by_text, per_character = [], []
+    for scores, texts in zip(text_scores, contents, strict=True):
+        found = np.asarray(scores, dtype=np.float64)
+        by_text.append(letter(int(found.argmax())))
+        lengths = np.array([max(1, len(text)) for text in texts])
+        per_character.append(letter(int((found / lengths).argmax())))
+    answers = {
+        "letter_accuracy": by_letter,
+        "text_accuracy": by_text,
+        "text_accuracy_normalised": per_character,
+    }
+    return {
+        name: accuracy(gold, predicted, clusters=clusters, seed=seed)
+        for name, predicted in answers.items()
+    }
 
 
 def generated_label_metrics(

@@ -79,9 +79,11 @@ def check_model(checks: Checklist, run: Run, config: Mapping[str, Any]) -> None:
 def check_scores(checks: Checklist, run: Run) -> None:
     """Check that every task can be scored."""
     with checks.check(f"score {_QUESTIONS} rows of every task") as check:
-        from multitask.scoring.evaluate import evaluate
+        from multitask.evaluation.evaluate import evaluate
+        from multitask.evaluation.settings import Settings
 
-        outcome = evaluate(run, limit=_QUESTIONS, name="rehearsal")
+        settings = Settings(baselines=False, generate=_QUESTIONS)
+        outcome = evaluate(run, limit=_QUESTIONS, name="rehearsal", settings=settings, restart=True)
         tasks = outcome.results["tasks"]
         check.detail = ", ".join(f"{name} {task['n']}" for name, task in tasks.items())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from multitask.rehearsal.after import check_checkpoints, check_model, check_scor
 from multitask.rehearsal.before import check_files
 from multitask.rehearsal.checklist import Check, CheckFailedError, Checklist, fail
 from multitask.rehearsal.faults import Fault
-from multitask.rehearsal.machines import Machines
+from multitask.rehearsal.machines import HANG_SECONDS, Machines
 from multitask.rehearsal.network import Network, loopback, namespaces
 from multitask.rehearsal.record import losses_by_step, steps_lost
 from multitask.rehearsal.stage import MODEL, stage_rehearsal
@@ -124,10 +125,12 @@ def rehearse(
     config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
     cluster = load_cluster(load_spec(run.spec).cluster)
     nodes, procs = _layout(wishes, cluster, config)
+    _require_links(wishes)
     root = run.root / "rehearsal"
     shutil.rmtree(root, ignore_errors=True)
     result = Rehearsal(run, nodes, procs, Checklist(on_check=on_check))
     result.faults = [fault.name for fault in wishes.faults]
+    hangs = [fault for fault in wishes.faults if fault.kind in ("stall", "partition")]
     calm = Run(root / "undisturbed")
     # One checkpoint more than are kept, so that one is rotated away.
     keep = int(config.get("save_total_limit") or 2)
@@ -136,6 +139,11 @@ def rehearse(
         with result.checks.check("model and data in small", needed=True) as check:
             result.changes = stage_rehearsal(run, calm.root, sizes)
             _follow_layout(calm, result, cluster)
+            if hangs:
+                why = "a hang is noticed by its timeout"
+                result.changes.append(
+                    Change("timeout of collectives", "1800 s", f"{HANG_SECONDS:.0f} s", why)
+                )
             check.detail = str(next(c.now for c in result.changes if c.key == "model"))
         _before(result, config, cluster, calm)
         with _network(wishes, nodes) as network:
@@ -191,12 +199,15 @@ def _follow_layout(calm: Run, result: Rehearsal, cluster: Cluster) -> None:
     result.changes += changes
 
 
-def _network(wishes: Wishes, nodes: int) -> AbstractContextManager[Network]:
+def _require_links(wishes: Wishes) -> None:
     if any(fault.kind == "partition" for fault in wishes.faults) and not wishes.netns:
         raise InputError(
             "nodes on loopback have no link that could be cut", where="--partition",
             fix="add --netns",
         )  # fmt: skip
+
+
+def _network(wishes: Wishes, nodes: int) -> AbstractContextManager[Network]:
     return namespaces(nodes) if wishes.netns else nullcontext(loopback(nodes))
 
 
@@ -221,9 +232,11 @@ def _undisturbed(
     with result.checks.check("every step has a finite loss") as check:
         losses = losses_by_step(calm)
         result.losses["undisturbed"] = losses
-        check.detail = ", ".join(f"{step}: {loss}" for step, loss in losses.items())
+        values = [float(loss) for loss in losses.values()]
+        if values:
+            check.detail = f"{len(values)} steps, from {values[0]:.4f} to {values[-1]:.4f}"
         missing = [step for step in range(1, sizes.steps + 1) if step not in losses]
-        if missing or not all(abs(float(loss)) < float("inf") for loss in losses.values()):
+        if missing or not all(map(math.isfinite, values)):
             fail(check, f"steps without a finite loss: {missing or losses}")
     check_checkpoints(result.checks, calm, config, ranks=ranks, sizes=sizes)
 

@@ -7,13 +7,18 @@ an update makes one unnecessary or wrong.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
+
+TIMEOUT_VARIABLE = "MULTITASK_REHEARSAL_TIMEOUT"
 
 
 def install() -> None:
     """Install all shims in this process; before a trainer is made."""
     mesh_on_cpu()
     fsdp_on_cpu()
+    if os.environ.get(TIMEOUT_VARIABLE):
+        collectives_time_out(float(os.environ[TIMEOUT_VARIABLE]))
 
 
 def mesh_on_cpu() -> None:
@@ -53,3 +58,20 @@ def fsdp_on_cpu() -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = init
+
+
+def collectives_time_out(seconds: float) -> None:
+    """Let collectives fail after some seconds instead of half an hour, where a fault needs it.
+
+    The default process group takes its timeout from Axolotl's variable
+    (``axolotl/utils/distributed.py``); those of a mesh take the constant that
+    ``torch/distributed/distributed_c10d.py`` gives to every new group.
+    """
+    from torch.distributed import distributed_c10d
+
+    os.environ["AXOLOTL_NCCL_TIMEOUT"] = str(round(seconds))
+
+    def timeout(_backend: Any) -> timedelta:
+        return timedelta(seconds=seconds)
+
+    distributed_c10d._get_default_timeout = timeout

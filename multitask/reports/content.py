@@ -10,16 +10,11 @@ from typing import Any
 from multitask.data.render import Row
 from multitask.data.write import read_rows
 from multitask.errors import InputError
+from multitask.evaluation.names import DEFAULT_NAME
+from multitask.metrics.kinds import METRICS
+from multitask.reports.words import findings
 from multitask.run import Run
-from multitask.scoring.names import DEFAULT_NAME
 
-# The first of a kind is its headline.
-METRICS = {
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro-F1",
-    "exact_match": "Exact match",
-    "token_f1": "Token F1",
-}
 BASELINES = {
     "majority": "Majority label",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
@@ -29,19 +24,22 @@ _WORST = 8
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a table, with its interval, all in 0..1."""
+    """One number of a table, with its interval; a share, in 0..1, is shown in percent."""
 
     value: float
     low: float
     high: float
+    is_share: bool = True
 
     def percent(self) -> str:
-        """Such as ``85.6 %``."""
-        return f"{100 * self.value:.1f} %"
+        """Such as ``85.6 %``, or ``0.412`` where it is no share."""
+        return f"{100 * self.value:.1f} %" if self.is_share else f"{self.value:.3f}"
 
     def interval(self) -> str:
         """Such as ``84.3-86.8``."""
-        return f"{100 * self.low:.1f}–{100 * self.high:.1f}"  # noqa: RUF001 (an en dash)
+        if self.is_share:
+            return f"{100 * self.low:.1f}–{100 * self.high:.1f}"  # noqa: RUF001 (an en dash)
+        return f"{self.low:.3f}–{self.high:.3f}"  # noqa: RUF001
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ class TaskReport:
     Attributes:
         verdict: One sentence: the model against the stronger baseline.
         verdict_class: ``better``, ``worse`` or ``unclear``.
+        findings: What else there is to say, a sentence each.
     """
 
     name: str
@@ -86,6 +85,7 @@ class TaskReport:
     systems: list[SystemScores]
     verdict: str
     verdict_class: str
+    findings: list[str]
     mistakes: list[Mistake]
 
 
@@ -186,12 +186,17 @@ def _task(
         systems=systems,
         verdict=verdict,
         verdict_class=verdict_class,
+        findings=list(findings(task)),
         mistakes=_mistakes(name, run, directory),
     )
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, Score]:
-    return {key: Score(**metrics[key]) for key in METRICS if key in metrics}
+    return {
+        key: Score(**metrics[key], is_share=known.is_share)
+        for key, known in METRICS.items()
+        if key in metrics
+    }
 
 
 def _verdict(systems: list[SystemScores]) -> tuple[str, str]:
@@ -247,7 +252,9 @@ def _question(row: Row) -> str:
     return text
 
 
-def _answer(row: Row, label: str) -> str:
+def _answer(row: Row, label: str | None) -> str:
+    if label is None:
+        return "no label"
     if "choices" not in row:
         return label
     return f"{label}. {row['choices'][ord(label) - ord('A')]}"

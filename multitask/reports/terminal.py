@@ -1,39 +1,117 @@
-"""Results as a table on the terminal."""
+"""Results as tables on the terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from multitask.metrics.kinds import METRICS
+from multitask.reports.words import findings, interval, number, p_value
+
+BASELINES = {
+    "majority": "majority label",
+    "tfidf_logistic_regression": "TF-IDF + LR",
+}
+
+# Beside the headline with its interval; of tasks with a closed label set, and of generation.
+_CLOSED = ("accuracy", "macro_f1", "log_loss", "ece")
+_FREE = ("exact_match", "token_f1", "rougeL", "bleu")
+_SHORT = {
+    "log_loss": "log loss",
+    "ece": "ECE",
+    "token_f1": "token F1",
+    "rougeL": "ROUGE-L",
+}
+
+# Of a log file, where rich would take 80.
+_WIDTH = 110
+
 
 def print_results(results: dict[str, Any]) -> None:
-    """Print accuracy and macro-F1 of every task beside the baselines."""
-    table = Table(title=f"{results['model']} on {results['split']}", title_justify="left")
-    for column in ("task", "n", "score", "95 %", "second", "majority", "TF-IDF + LR"):
-        table.add_column(column, justify="left" if column == "task" else "right")
+    """Print every task's metrics beside the baselines, and what else was found."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, _WIDTH))
+    for columns in (_CLOSED, _FREE):
+        tasks = {n: t for n, t in results["tasks"].items() if columns[0] in t["metrics"]}
+        if tasks:
+            title = f"{results['model']} on {results['split']}"
+            console.print(_scores(title, results, tasks, columns))
     for name, task in results["tasks"].items():
-        first, second = list(task["metrics"].items())[:2]
-        table.add_row(
-            name,
-            f"{task['n']:,}",
-            f"{_name(first[0])} {_percent(first[1]['value'])}",
-            f"{_percent(first[1]['low'])} to {_percent(first[1]['high'])}",
-            f"{_name(second[0])} {_percent(second[1]['value'])}",
-            *(_baseline(task, key, first[0]) for key in ("majority", "tfidf_logistic_regression")),
-        )
-    Console().print(table)
+        for line in findings(task):
+            console.print(f"{name}: {line}", highlight=False, markup=False)
+    if any(results.get("comparisons", {}).values()):
+        console.print(_comparisons(results["comparisons"]))
+    for note in results.get("notes", ()):
+        console.print(f"note: {note}", highlight=False, markup=False)
 
 
-def _name(metric: str) -> str:
-    return metric.replace("_", " ")
+def _scores(
+    title: str, results: Mapping[str, Any], tasks: Mapping[str, Any], columns: tuple[str, ...]
+) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("task", "n", "model"):
+        table.add_column(column, justify="right" if column == "n" else "left", overflow="fold")
+    titles = [_title(name) for name in columns]
+    for column in (titles[0], "95 %", *titles[1:]):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, task in tasks.items():
+        systems = _systems(name, task, results)
+        for place, (system, metrics) in enumerate(systems):
+            table.add_row(
+                "" if place else name,
+                "" if place else f"{task['n']:,}",
+                system,
+                number(columns[0], metrics[columns[0]]["value"]),
+                interval(columns[0], metrics[columns[0]]),
+                *(_cell(metrics, column) for column in columns[1:]),
+                style=None if place else "bold",
+                end_section=place == len(systems) - 1,
+            )
+    return table
 
 
-def _baseline(task: dict[str, Any], key: str, metric: str) -> str:
-    baseline = task["baselines"].get(key)
-    return "-" if baseline is None else _percent(baseline[metric]["value"])
+def _systems(
+    name: str, task: Mapping[str, Any], results: Mapping[str, Any]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The model, its opponents on the same rows, and the baselines, with their metrics."""
+    others = [
+        (other, tasks[name]["metrics"])
+        for other, tasks in results.get("comparisons", {}).items()
+        if "metrics" in tasks.get(name, ())
+    ]
+    baselines = [(BASELINES.get(key, key), m) for key, m in task["baselines"].items()]
+    return [(results.get("name", "model"), task["metrics"]), *others, *baselines]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _title(metric: str) -> str:
+    return _SHORT.get(metric, METRICS[metric].title.lower())
+
+
+def _cell(metrics: Mapping[str, Any], name: str) -> str:
+    return number(name, metrics[name]["value"]) if name in metrics else "-"
+
+
+def _comparisons(comparisons: Mapping[str, Any]) -> Table:
+    table = Table(title="differences on the same rows", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("minus", "task", "n", "points", "95 %", "p", "p (Holm)"):
+        left = column in ("minus", "task")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    for name, tasks in comparisons.items():
+        for place, (task, found) in enumerate(tasks.items()):
+            metric, difference = next(iter(found["differences"].items()))
+            table.add_row(
+                "" if place else BASELINES.get(name, name),
+                task,
+                f"{found['n']:,}",
+                f"{100 * difference['value']:+.1f}",
+                interval(metric, difference),
+                p_value(found["p_value"]),
+                p_value(found["p_holm"]),
+                end_section=place == len(tasks) - 1,
+            )
+    return table

@@ -6,8 +6,12 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from multitask.reports.content import METRICS, ReportContent, gather
+from multitask.metrics.kinds import METRICS
+from multitask.reports.content import ReportContent, gather
 from multitask.run import Run, write_atomic
+
+_ESCAPED = {ord(character): f"&#{ord(character)};" for character in "\\`*_{}[]<>#|~&"}
+_TITLES = {key: metric.title for key, metric in METRICS.items()}
 
 
 def write_report(run: Run) -> tuple[Path, Path]:
@@ -31,7 +35,7 @@ def render_html(content: ReportContent) -> str:
     return (
         _environment(autoescape=True)
         .get_template("report.html.j2")
-        .render(report=content, metrics=METRICS)
+        .render(report=content, metrics=_TITLES)
     )
 
 
@@ -40,7 +44,7 @@ def render_markdown(content: ReportContent) -> str:
     return (
         _environment(autoescape=False)
         .get_template("report.md.j2")
-        .render(report=content, metrics=METRICS)
+        .render(report=content, metrics=_TITLES)
     )
 
 
@@ -59,7 +63,4 @@ def _environment(*, autoescape: bool) -> Environment:
 
 def markdown_cell(value: object) -> str:
     """Text that cannot leave its table cell or start markup or HTML."""
-    text = " ".join(str(value).split())
-    for character in "\\`*_{}[]<>#|~":
-        text = text.replace(character, f"&#{ord(character)};")
-    return text
+    return " ".join(str(value).split()).translate(_ESCAPED)

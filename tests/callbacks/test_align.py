@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("transformers")
+
 from datasets import Dataset
 
 from multitask.callbacks.align import RowFile, align
+from multitask.callbacks.per_task import choose_rows
 from multitask.data.render import Row
 from multitask.errors import MultitaskError
 
@@ -69,3 +73,25 @@ def test_rows_that_are_missing_for_another_reason_are_noticed(tmp_path: Path) ->
     dataset = _dataset(file, None).select(range(30))
     with pytest.raises(MultitaskError, match="30 rows came of 40"):
         align(file, dataset, _tokenize, longest=_LONGEST, shuffle_seed=None)
+
+
+def test_evaluated_rows_are_axolotl_s_tokens_of_each_task(tmp_path: Path) -> None:
+    """Chosen by task with their ids; labels of the answer alone where prompts are learned."""
+    file = _file(tmp_path, [5] * 30)
+    with_gold = [json.loads(line) | {"label": "x"} for line in file.path.read_text().splitlines()]
+    file.path.write_text("".join(json.dumps(row) + "\n" for row in with_gold))
+    file = RowFile.read(file.path)
+    dataset = _dataset(file, 3)
+    order = align(file, dataset, _tokenize, longest=_LONGEST, shuffle_seed=3)
+    rows = choose_rows(file, dataset, order, budget=4, seed=0)
+    assert [row.task for row in rows.rows] == [0] * 4 + [1] * 4
+    for row in rows.rows:
+        number = int(row.id)
+        assert row.task == file.tasks[number]
+        assert (row.input_ids, row.labels) == _tokenize(file.row(number))
+    last = choose_rows(
+        file, dataset, order, budget=4, seed=0,
+        answers=lambda row: (_tokenize(row)[0], [-100] * 4 + _tokenize(row)[1][-1:]),
+    )  # fmt: skip
+    assert [row.first for row in last.rows] == [4] * 8
+    assert last.ids() == rows.ids()

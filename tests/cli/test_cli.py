@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-COMMANDS = ["quickstart", "init", "prepare", "build-config", "train", "evaluate", "report"]
+COMMANDS = [
+    "quickstart",
+    "init",
+    "prepare",
+    "build-config",
+    "train",
+    "evaluate",
+    "report",
+    "export",
+]
 HEAVY = {"torch", "transformers", "axolotl", "datasets", "sklearn", "pyarrow", "numpy", "pydantic"}
 
 

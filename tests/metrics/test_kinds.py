@@ -18,6 +18,7 @@ from multitask.metrics.kinds import (
     generated_label_metrics,
     generation_metrics,
     multiple_choice_metrics,
+    option_metrics,
 )
 from multitask.metrics.multiple_choice import cyclic_orders
 from multitask.metrics.ranking import roc_auc
@@ -52,14 +53,26 @@ def test_each_kind_gives_its_headline_first_and_only_known_metrics() -> None:
         Kind.MULTIPLE_CHOICE: [_choices(), multiple_choice_metrics(["A"], ["B"], "AB")],
         Kind.GENERATION: [generation_metrics(["a b"], ["a c"])],
     }
+    beside = option_metrics(["A"], ["A"], [[-1.0, -2.0]], [["p", "q"]])
     assert by_kind.keys() == HEADLINE.keys() == set(Kind)
-    seen = set()
+    seen = set(beside)
     for kind, results in by_kind.items():
         for found in results:
             assert next(iter(found)) == HEADLINE[kind]
             assert found.keys() <= METRICS.keys()
             seen |= found.keys()
     assert seen == METRICS.keys()
+
+
+def test_options_by_text_win_by_their_sum_or_per_character() -> None:
+    """The long option loses by its sum and wins per character; equal texts go to the first."""
+    scores, texts = [[-2.0, -3.0], [-1.0, -1.0]], [["no", "maybe so"], ["same", "same"]]
+    found = option_metrics(["B", "A"], ["B", None], scores, texts)
+    assert {name: estimate.value for name, estimate in found.items()} == {
+        "letter_accuracy": 0.5,
+        "text_accuracy": 0.5,
+        "text_accuracy_normalised": 1.0,
+    }
 
 
 def test_results_are_finite_numbers_for_json() -> None:

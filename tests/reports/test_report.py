@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -78,17 +79,17 @@ class _Tags(HTMLParser):
 
 
 def test_hostile_text_is_shown_and_not_run(run: Run) -> None:
-    html, _ = write_report(run)
+    page, _ = write_report(run)
     parser = _Tags()
-    parser.feed(html.read_text())
+    parser.feed(page.read_text())
     assert parser.tags.isdisjoint({"script", "img", "iframe", "link", "object"})
     assert parser.links == []
-    assert "&lt;script&gt;alert(" in html.read_text()
+    assert "&lt;script&gt;alert(" in page.read_text()
 
 
 def test_the_page_loads_nothing_from_elsewhere(run: Run) -> None:
-    html, _ = write_report(run)
-    text = html.read_text()
+    page, _ = write_report(run)
+    text = page.read_text()
     assert "default-src 'none'" in text
     assert re.findall(r"@import|url\(", text) == []
 
@@ -112,6 +113,7 @@ def test_verdicts_follow_the_intervals(run: Run) -> None:
 def test_markdown_cells_cannot_break_out() -> None:
     cell = markdown_cell(HOSTILE + "\nnew line")
     assert re.findall(r"[|`<>{}\n]", cell) == []
+    assert html.unescape(cell) == f"{HOSTILE} new line"
 
 
 def test_a_run_without_evaluation_says_what_to_do(sample_spec: Spec, tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""``multitask export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multitask.cli.options import RunPath
+
+
+def export(
+    run: RunPath,
+    lm_eval: Annotated[
+        Path, typer.Option("--lm-eval", metavar="DIR", help="Folder to make for lm_eval.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH|ID", help="Whose chat template is used. [default: the run's trained one]"
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N rows of each task.")
+    ] = None,
+) -> None:
+    """Write every task of a run so that lm-evaluation-harness reproduces its accuracy.
+
+    Example: multitask export runs/first --lm-eval runs/first-lm-eval
+    """
+    from multitask.evaluation.inputs import read_inputs
+    from multitask.evaluation.models import load, trained_model
+    from multitask.evaluation.settings import Settings
+    from multitask.interchange.lm_eval import export_lm_eval
+    from multitask.run import Run
+
+    opened = Run.open(run)
+    settings = Settings(calibration="none")
+    chosen = str(trained_model(opened)) if model is None else model
+    inputs = read_inputs(opened, split, limit, settings)
+    loaded, _ = load(opened, chosen, settings)
+    for task in export_lm_eval(opened, lm_eval, loaded, inputs.tasks, inputs.rows):
+        typer.echo(f"{task.name}: {task.rows:,} rows")
+    typer.echo(f"how to run it: {lm_eval / 'README.md'}")

@@ -1,0 +1,1 @@
+"""Evaluation: a run's rows through a model, to metrics, calibration and comparisons."""

@@ -1,0 +1,263 @@
+"""What is put to a model: the rows of every task, in every way that an evaluation wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from multitask.data.render import Row, gold
+from multitask.errors import InputError
+from multitask.evaluation.settings import Settings
+from multitask.metrics.baselines import majority, tfidf_logistic_regression
+from multitask.metrics.multiple_choice import cyclic_orders
+from multitask.scoring.model import LoadedModel
+from multitask.scoring.score import (
+    Prediction,
+    answer,
+    answered_by,
+    longest_response,
+    put_anew,
+    score,
+)
+from multitask.scoring.scorer import LabelScorer
+from multitask.tasks import Example, Kind, Task, letter
+
+Advance = Callable[[int], None]
+Record = dict[str, Any]
+
+BASELINES = {"majority": majority, "tfidf_logistic_regression": tfidf_logistic_regression}
+
+# Inputs that say nothing, by Zhao et al., 2021.
+_CONTENT_FREE = ("N/A", "", "[MASK]")
+# Generated answers may ramble a little beyond the longest label before they are cut.
+_RAMBLE = 16
+_GENERATED_BLOCK = 64
+
+
+class Purpose(StrEnum):
+    """Why rows are put to the model.
+
+    Attributes:
+        SCORES: The answers that the evaluation is about.
+        OTHER_WAY: Multiple choice answered by text where the task answers by letter, or the
+            other way round.
+        ROTATIONS: Multiple choice in every cyclic order of its options.
+        GENERATED: Free answers to rows of a closed label set.
+        VALIDATION: Validation rows, for calibration.
+        CONTENT_FREE: Rows without content, for contextual calibration.
+        BASELINES: The same rows to the baselines.
+    """
+
+    SCORES = "scores"
+    OTHER_WAY = "other way"
+    ROTATIONS = "rotations"
+    GENERATED = "generated"
+    VALIDATION = "validation"
+    CONTENT_FREE = "content-free"
+    BASELINES = "baselines"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one task for one purpose.
+
+    Attributes:
+        task: The definition that made these rows.
+        purpose: What they are for.
+        rows: The rows.
+        unvisited: As the scorer takes it.
+        max_new_tokens: Longest generated answer; None: a little more than the longest label.
+        train: The training rows, for baselines.
+    """
+
+    task: Task
+    purpose: Purpose
+    rows: Sequence[Row]
+    unvisited: float | None = 0.0
+    max_new_tokens: int | None = None
+    train: Callable[[], Sequence[Row]] = tuple
+
+    @property
+    def title(self) -> str:
+        """What a progress bar calls it."""
+        scores = self.purpose is Purpose.SCORES
+        return self.task.name if scores else f"{self.task.name}, {self.purpose}"
+
+    @property
+    def _generates(self) -> bool:
+        return self.purpose is Purpose.GENERATED or self.task.kind is Kind.GENERATION
+
+    def blocks(self, size: int) -> list[tuple[int, ...]]:
+        """Places of the rows that go together: of the same phrasing, and of like length."""
+        places = range(len(self.rows))
+        if self.purpose is Purpose.BASELINES:
+            return [tuple(places)]
+        if self._generates:
+            size = min(size, _GENERATED_BLOCK)
+        order = sorted(places, key=self._phrasing_and_length)
+        return [tuple(order[i : i + size]) for i in range(0, len(order), size)]
+
+    def _phrasing_and_length(self, place: int) -> tuple[str, int, int]:
+        row = self.rows[place]
+        return row["template"], -len(row["messages"][0]["content"]), place
+
+    def run(
+        self, loaded: LoadedModel, scorer: LabelScorer, places: Sequence[int], advance: Advance
+    ) -> list[Record]:
+        """Put rows to the model.
+
+        Returns:
+            One record per row, plain data; `prediction` reads it.
+        """
+        rows = [self.rows[place] for place in places]
+        if self.purpose is Purpose.BASELINES:
+            train = self.train()
+            answers = {name: baseline(train, rows) for name, baseline in BASELINES.items()}
+            advance(len(rows))
+            return [{name: answers[name][i] for name in answers} for i in range(len(rows))]
+        if self._generates:
+            tokens = self.max_new_tokens or longest_response(loaded, self.task) + _RAMBLE
+            found = answer(
+                loaded, self.task, rows, max_new_tokens=tokens, scorer=scorer, progress=advance
+            )
+        else:
+            found = score(
+                loaded,
+                self.task,
+                rows,
+                unvisited=self.unvisited,
+                scorer=scorer,
+                progress=advance,
+            )
+        return [_record(prediction) for prediction in found]
+
+    def prediction(self, place: int, record: Record) -> Prediction:
+        """The prediction of a row from its record.
+
+        Raises:
+            KeyError: It is no record of such a row.
+            IndexError: Likewise.
+        """
+        row = self.rows[place]
+        labels = () if self._generates else self.task.candidates(tuple(row.get("choices", ())))
+        scores = [float("nan")] * len(labels)
+        for label, value in record.get("scores", ()):
+            scores[label] = value
+        return Prediction(
+            task=self.task.name,
+            id=row["id"],
+            gold=gold(row),
+            predicted=record["predicted"],
+            labels=labels,
+            scores=tuple(scores),
+            unvisited=record["unvisited"],
+            dropped=record["dropped"],
+        )
+
+
+def _record(prediction: Prediction) -> Record:
+    record: Record = {
+        "predicted": prediction.predicted,
+        "unvisited": prediction.unvisited,
+        "dropped": prediction.dropped,
+    }
+    if prediction.labels:
+        # Most labels of a large set are never visited.
+        known = enumerate(prediction.scores)
+        record["scores"] = [[i, value] for i, value in known if value == value]
+    return record
+
+
+def parts_of(
+    task: Task,
+    rows: Sequence[Row],
+    settings: Settings,
+    *,
+    validation: Sequence[Row] = (),
+    train: Callable[[], Sequence[Row]] = tuple,
+) -> Iterator[Part]:
+    """Everything that an evaluation puts to a model about one task.
+
+    Args:
+        task: The task.
+        rows: The rows to evaluate.
+        settings: What is wanted.
+        validation: Rows to calibrate on; none: no calibration.
+        train: Reads the training rows, for the baselines.
+
+    Raises:
+        InputError: The task has no rows.
+    """
+    if not rows:
+        raise InputError(f"task {task.name!r} has no rows in this split")
+    if task.kind is Kind.GENERATION:
+        yield Part(task, Purpose.SCORES, rows, max_new_tokens=settings.max_new_tokens)
+        return
+    choice = task.kind is Kind.MULTIPLE_CHOICE
+    unvisited = 0.0 if choice else settings.wanted
+    yield Part(task, Purpose.SCORES, rows, unvisited)
+    if validation:
+        yield Part(task, Purpose.VALIDATION, validation, unvisited)
+        if settings.calibration == "contextual":
+            yield Part(task, Purpose.CONTENT_FREE, content_free(task, rows[0]))
+    if choice and settings.option_texts:
+        other = answered_by(task, "text" if task.answers == "letter" else "letter")
+        yield Part(other, Purpose.OTHER_WAY, [put_anew(other, row) for row in rows])
+    if choice and settings.permutations:
+        yield Part(task, Purpose.ROTATIONS, [r for row in rows for r in rotated(task, row)])
+    if settings.generate:
+        by_text = choice and task.answers == "text"
+        yield Part(
+            task,
+            Purpose.GENERATED,
+            spread(rows, settings.generate),
+            max_new_tokens=settings.max_new_tokens if by_text else None,
+        )
+    if settings.baselines:
+        yield Part(task, Purpose.BASELINES, rows, train=train)
+
+
+def rotated(task: Task, row: Row) -> list[Row]:
+    """A question in every cyclic order of its options, the order as given first."""
+    choices = row["choices"]
+    right = ord(row["answer"]) - ord("A")
+    return [
+        put_anew(
+            task,
+            row,
+            choices=[choices[option] for option in order],
+            label=letter(order.index(right)),
+        )
+        for order in cyclic_orders(len(choices)).tolist()
+    ]
+
+
+def content_free(task: Task, like: Row) -> list[Row]:
+    """Rows that say nothing, in every phrasing of a task; gold labels mean nothing here."""
+    rows = []
+    choices = ("N/A",) * len(task.labels) if task.kind is Kind.MULTIPLE_CHOICE else ()
+    for template in task.templates:
+        for i, text in enumerate(_CONTENT_FREE):
+            example = Example(f"content-free {i}", text, task.labels[0], choices)
+            row: Row = {
+                "messages": [
+                    {"role": "user", "content": task.prompt(example, template)},
+                    {"role": "assistant", "content": task.response(example, template)},
+                ],
+                "task": task.name,
+                "id": example.id,
+                "template": template.name,
+                "text": text,
+                ("label" if "label" in like else "answer"): task.labels[0],
+            }
+            rows.append(row | ({"choices": choices} if choices else {}))
+    return rows
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """At most ``count`` rows, evenly spaced: files are often sorted by class."""
+    if count >= len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // count] for i in range(count)]

@@ -1,0 +1,1 @@
+"""Interchange: what other tools can read, so that others can check."""

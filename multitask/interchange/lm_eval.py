@@ -1,0 +1,245 @@
+"""Tasks as lm-evaluation-harness task folders, so that others can reproduce an accuracy.
+
+The harness gets finished prompts: the chat template is rendered here, as training saw it, and every
+choice ends with the token that ends the turn. Both then have the same tokens, up to white space at
+the prompt's end, which the harness counts to every choice alike: the best choice stays the best.
+Written for and tested with lm-eval 0.4.11.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from multitask.data.render import Row, gold
+from multitask.errors import InputError, MultitaskError
+from multitask.run import Run, staged_folder
+from multitask.scoring.encode import Encoder, PairEncoder
+from multitask.scoring.model import LoadedModel
+from multitask.tasks import Kind, Task
+
+PREFIX = "multitask_"
+"""Names of the exported tasks begin so, since the harness knows a banking77 of its own."""
+
+_ROWS = "rows.jsonl"
+_COMMON = {
+    "dataset_path": "json",
+    "test_split": "test",
+    "num_fewshot": 0,
+    "doc_to_text": "prompt",
+    "doc_to_target": "gold",
+    "target_delimiter": "",
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A task that was written.
+
+    Attributes:
+        name: Its name in the harness.
+        rows: How many rows it has.
+        beyond: Rows whose prompt is longer than the context; the harness cuts them at their
+            beginning and `multitask` within the text, so that the two may differ on them.
+    """
+
+    name: str
+    rows: int
+    beyond: int
+
+
+def export_lm_eval(
+    run: Run,
+    directory: Path,
+    loaded: LoadedModel,
+    tasks: Sequence[Task],
+    rows: dict[str, list[Row]],
+) -> list[Exported]:
+    """Write each task as a folder with its YAML and rows, and a README with the command.
+
+    Args:
+        run: The run, for the README.
+        directory: Where the folders go; must not exist or be empty.
+        loaded: The model; its tokenizer renders the prompts.
+        tasks: The tasks.
+        rows: The rows of each.
+
+    Raises:
+        InputError: The directory has content, or the model is an encoder-decoder.
+        MultitaskError: The model's tokenizer does not read the texts as training did.
+    """
+    encoder = loaded.encoder()
+    if isinstance(encoder, PairEncoder):
+        raise InputError("encoder-decoder models cannot be exported to lm_eval", where=loaded.name)
+    assert isinstance(encoder, Encoder)
+    writer = _Texts(loaded, encoder)
+    exported = []
+    with staged_folder(directory) as stage:
+        for task in tasks:
+            folder = stage / task.name
+            folder.mkdir()
+            lines, beyond = [], 0
+            for record, dropped in writer.records(task, rows[task.name]):
+                lines.append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+                beyond += dropped
+            (folder / _ROWS).write_bytes(b"".join(lines))
+            content = yaml.safe_dump(_config(task, writer.end), sort_keys=False)
+            (folder / f"{task.name}.yaml").write_text(content, encoding="utf-8")
+            exported.append(Exported(PREFIX + task.name, len(lines), beyond))
+        (stage / "README.md").write_text(_readme(run, loaded, exported), encoding="utf-8")
+    return exported
+
+
+class _Texts:
+    """Prompts and answers as texts that a tokenizer reads as training did."""
+
+    def __init__(self, loaded: LoadedModel, encoder: Encoder) -> None:
+        self._tokenizer = loaded.tokenizer
+        self._encoder = encoder
+        self._checked: set[str] = set()
+        self.end = ""
+
+    def records(self, task: Task, rows: Sequence[Row]) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Rows for the harness, and whether each is longer than the context."""
+        for row in rows:
+            message = row["messages"][0]["content"]
+            prompt = self._render([{"role": "user", "content": message}], open_answer=True)
+            if task.kind is Kind.GENERATION:
+                self._answer(prompt, message, row["messages"][1]["content"])
+                dropped = self._encoder.encode(message, ("A",)).dropped
+                yield {"id": row["id"], "prompt": prompt, "gold": gold(row)}, dropped > 0
+                continue
+            choices = tuple(row.get("choices", ()))
+            labels, template = task.candidates(choices), task.template(row["template"])
+            responses = tuple(
+                task.response_for(label, template, choices=choices) for label in labels
+            )
+            encoded = self._encoder.encode(
+                message, responses, text=row.get("text", ""), repeats=bool(choices)
+            )
+            answers = [self._answer(prompt, message, response) for response in responses]
+            if row["template"] not in self._checked:
+                self._check(prompt, answers[0], row["id"])
+                self._checked.add(row["template"])
+            yield (
+                {
+                    "id": row["id"],
+                    "prompt": prompt,
+                    "choices": answers,
+                    "gold": labels.index(gold(row)),
+                },
+                encoded.dropped > 0,
+            )
+
+    def _render(self, messages: list[dict[str, str]], *, open_answer: bool) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=open_answer
+            )
+        )
+
+    def _answer(self, prompt: str, message: str, response: str) -> str:
+        """An answer with the end of its turn, without what a template writes after that."""
+        whole = self._render(
+            [
+                {"role": "user", "content": message},
+                {"role": "assistant", "content": response},
+            ],
+            open_answer=False,
+        )
+        answer = whole[len(prompt) :]
+        ends = [
+            (answer.rfind(token) + len(token), token)
+            for token in self._tokenizer.all_special_tokens
+            if token in answer
+        ]
+        if not ends:
+            return answer
+        end, self.end = max(ends)
+        return answer[:end]
+
+    def _check(self, prompt: str, answer: str, row: str) -> None:
+        """See that the harness, which tokenises prompt and answer in one go, cuts where we do."""
+        whole = self._ids(prompt + answer)
+        stripped = self._ids(prompt.rstrip())
+        if whole[: len(stripped)] != stripped:
+            raise MultitaskError(
+                f"lm_eval would cut row {row!r} elsewhere between prompt and answer",
+                where=self._tokenizer.name_or_path,
+                fix="use a chat template whose generation prompt ends in a special token",
+            )
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _config(task: Task, end: str) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "task": PREFIX + task.name,
+        **_COMMON,
+        # Relative to where lm_eval is started, which is the folder of the README.
+        "dataset_kwargs": {"data_files": {"test": f"{task.name}/{_ROWS}"}},
+        "metadata": {"version": 1},
+    }
+    if task.kind is not Kind.GENERATION:
+        metric = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
+        return config | {
+            "output_type": "multiple_choice",
+            "doc_to_choice": "choices",
+            "metric_list": [metric],
+        }
+    metric = {
+        "metric": "exact_match",
+        "aggregation": "mean",
+        "higher_is_better": True,
+        "ignore_case": True,
+        "regexes_to_ignore": [r"\s+"],
+    }
+    generation = {"until": [end] if end else [], "do_sample": False, "max_gen_toks": 128}
+    return config | {
+        "output_type": "generate_until",
+        "generation_kwargs": generation,
+        "metric_list": [metric],
+    }
+
+
+def model_arguments(name: str) -> str:
+    """``--model_args`` of the harness for a model or an adapter."""
+    folder = Path(name)
+    path = str(folder.resolve()) if folder.is_dir() else name
+    adapter = folder / "adapter_config.json"
+    parts = {"pretrained": path, "dtype": "float32", "add_bos_token": "False"}
+    if adapter.is_file():
+        base = orjson.loads(adapter.read_bytes())["base_model_name_or_path"]
+        base = str(Path(base).resolve()) if Path(base).is_dir() else base
+        parts |= {"pretrained": base, "peft": path, "tokenizer": path}
+    return ",".join(f"{key}={value}" for key, value in parts.items())
+
+
+def _readme(run: Run, loaded: LoadedModel, exported: Sequence[Exported]) -> str:
+    names = ",".join(task.name for task in exported)
+    arguments = shlex.quote(model_arguments(loaded.name))
+    rows = "".join(f"| {task.name} | {task.rows:,} | {task.beyond:,} |\n" for task in exported)
+    return f"""# Tasks of {run.root.name} for lm-evaluation-harness
+
+Tested with lm-eval 0.4.11. In this folder:
+
+    HF_DATASETS_OFFLINE=1 lm_eval --model hf --model_args {arguments} \\
+      --tasks {names} --include_path . --batch_size 16
+
+`acc` is the `accuracy` of `multitask evaluate`, and `exact_match` of a generation task the
+`exact_match`. Do not add `--apply_chat_template`: the prompts are rendered already, and each choice
+ends with the token that ends the turn, as in training. `multitask evaluate` has to run in the same
+precision (`--dtype float32`) for ties to fall alike.
+
+| task | rows | longer than the context |
+| --- | ---: | ---: |
+{rows}
+Prompts longer than the context are cut at different places by the two.
+"""

@@ -1,3 +1,0 @@
-"""Names of evaluations, known without importing what scores."""
-
-DEFAULT_NAME = "trained"

@@ -1,0 +1,116 @@
+"""The harness itself reproduces the accuracies on an exported folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from multitask.errors import InputError
+from multitask.evaluation.evaluate import evaluate
+from multitask.evaluation.inputs import read_inputs
+from multitask.evaluation.settings import Settings
+from multitask.interchange.lm_eval import Exported, export_lm_eval, model_arguments
+from multitask.run import Run
+from multitask.scoring.model import load_model
+
+pytest.importorskip("torch")
+
+SETTINGS = Settings(calibration="none", baselines=False, generate=0, unvisited=0.0)
+
+
+def _export(run: Run, folder: Path) -> list[Exported]:
+    inputs = read_inputs(run, "test", None, SETTINGS)
+    loaded = load_model(str(run.model))
+    return export_lm_eval(run, folder, loaded, inputs.tasks, inputs.rows)
+
+
+def _harness(run: Run, folder: Path, names: list[str]) -> dict[str, Any]:
+    """Start lm_eval as the README says, but in this process and without its own tasks."""
+    lm_eval = pytest.importorskip("lm_eval")
+    from lm_eval.tasks import TaskManager
+
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        found = lm_eval.simple_evaluate(
+            model="hf",
+            model_args=model_arguments(str(run.model)),
+            tasks=names,
+            task_manager=TaskManager(include_path=".", include_defaults=False),
+            batch_size=16,
+            device="cpu",
+            bootstrap_iters=0,
+        )
+    finally:
+        os.chdir(before)
+    assert found is not None
+    return found
+
+
+def test_the_harness_gives_our_accuracies(
+    trained_copy: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A context beyond every prompt: the two cut longer ones at different places."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    config = trained_copy.model / "config.json"
+    content = orjson.loads(config.read_bytes()) | {"max_position_embeddings": 512}
+    config.write_bytes(orjson.dumps(content))
+    outcome = evaluate(trained_copy, settings=SETTINGS)
+    exported = _export(trained_copy, tmp_path / "out")
+    assert [task.beyond for task in exported] == [0, 0, 0]
+    theirs = _harness(trained_copy, tmp_path / "out", [task.name for task in exported])
+    for name, task in outcome.results["tasks"].items():
+        accuracy = theirs["results"][f"multitask_{name}"]["acc,none"]
+        assert accuracy == pytest.approx(task["metrics"]["accuracy"]["value"], abs=1e-9)
+    table = pq.read_table(outcome.directory / "predictions.parquet").to_pylist()
+    predicted = {(row["task"], row["id"]): row["predicted"] for row in table}
+    for name in outcome.results["tasks"]:
+        for sample in theirs["samples"][f"multitask_{name}"]:
+            answer = predicted[name, sample["doc"]["id"]]
+            labels = [entry["label"] for entry in _scores(table, name, sample["doc"]["id"])]
+            likelihoods = [float(response[0]) for response in sample["filtered_resps"]]
+            assert labels[max(range(len(labels)), key=likelihoods.__getitem__)] == answer
+    assert len({answer for (task, _), answer in predicted.items() if task == "banking77"}) > 2
+
+
+def _scores(table: list[dict[str, Any]], task: str, name: str) -> list[dict[str, Any]]:
+    scores: list[dict[str, Any]] = next(
+        row["scores"] for row in table if (row["task"], row["id"]) == (task, name)
+    )
+    return scores
+
+
+def test_a_folder_has_the_tokens_of_training(trained: Run, tmp_path: Path) -> None:
+    exported = _export(trained, tmp_path / "out")
+    loaded = load_model(str(trained.model))
+    encoder = loaded.encoder()
+    rows = read_inputs(trained, "test", None, SETTINGS).rows
+    for task in exported:
+        name = task.name.removeprefix("multitask_")
+        config = yaml.safe_load((tmp_path / "out" / name / f"{name}.yaml").read_text())
+        assert config["task"] == task.name
+        lines = (tmp_path / "out" / name / "rows.jsonl").read_bytes().splitlines()
+        assert task.rows == len(lines) == len(rows[name])
+        for line, row in zip(lines, rows[name], strict=True):
+            record = orjson.loads(line)
+            user, assistant = (message["content"] for message in row["messages"])
+            text = record["prompt"] + record["choices"][record["gold"]]
+            encoded = encoder.encode(user, (assistant,))
+            if not encoded.dropped:
+                ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+                assert tuple(ids) == encoded.prompt + encoded.answers[0]
+
+
+def test_an_existing_folder_is_not_overwritten(trained: Run, tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        _export(trained, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]

@@ -1,0 +1,122 @@
+"""Rehearsals for real: two ranks under FSDP2, one of them killed; and what they catch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from multitask.run import Run
+from multitask.runners.validate import axolotl_installed
+
+pytestmark = [
+    pytest.mark.train,
+    pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed"),
+]
+_SPEC = {
+    "model": "meta-llama/Llama-3.1-8B-Instruct",
+    "tasks": ["text_claims", "banking77", "commonsense_qa"],
+    "sample": True,
+    "leakage": {"near_duplicates": False},
+    "checkpoint": {"keep": 2},
+}
+
+
+def _multitask(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "multitask", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=dict(os.environ) | {"HF_HUB_OFFLINE": "1"},
+    )
+
+
+def _built(folder: Path, **changes: object) -> Run:
+    (folder / "spec.yaml").write_text(yaml.safe_dump(_SPEC | changes))
+    built = _multitask("build-config", "spec.yaml", "--out", "run", "--no-validate", cwd=folder)
+    assert built.returncode == 0, built.stderr
+    return Run(folder / "run")
+
+
+def _record(run: Run) -> dict[str, object]:
+    content: dict[str, object] = json.loads((run.root / "rehearsal/rehearsal.json").read_text())
+    return content
+
+
+def test_a_sound_run_passes_with_a_rank_killed(tmp_path: Path) -> None:
+    run = _built(tmp_path)
+    done = _multitask("rehearse", run.root, "--nodes", 1, "--procs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    record = _record(run)
+    assert record["passed"] is True
+    assert record["steps_lost"] == [1]
+    losses = record["losses"]
+    assert isinstance(losses, dict)
+    assert losses["disturbed"] == losses["undisturbed"]
+    assert len(losses["undisturbed"]) == 6
+    assert "flash attention" in done.stdout  # what it could not prove
+    assert (run.root / "rehearsal/rehearsal.html").is_file()
+    assert run.axolotl.is_file()
+    assert not (run.root / "model").exists()  # the run itself is untouched
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--stall", "rank:1@step:3"],
+        ["--disk-full", "node:0@save"],
+        ["--kill", "rank:0@save"],
+        ["--nodes", 2, "--procs", 1, "--kill", "node:1@step:3"],
+        ["--nodes", 2, "--procs", 1, "--netns", "--partition", "node:1@step:3"],
+    ],
+)
+def test_every_fault_is_survived_with_the_same_losses(
+    tmp_path: Path, options: list[object]
+) -> None:
+    run = _built(tmp_path)
+    layout = [] if "--nodes" in options else ["--nodes", 1, "--procs", 2]
+    done = _multitask("rehearse", run.root, *layout, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _record(run)["passed"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "qlora"])
+def test_other_methods_are_rehearsed(tmp_path: Path, method: str) -> None:
+    run = _built(tmp_path, method=method)
+    done = _multitask("rehearse", run.root, "--nodes", 1, "--procs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_wrong_layer_class_is_caught(tmp_path: Path) -> None:
+    run = _built(tmp_path)
+    text = run.axolotl.read_text().replace("LlamaDecoderLayer", "MistralDecoderLayer")
+    run.axolotl.write_text(text)
+    done = _multitask(
+        "rehearse", run.root, "--nodes", 1, "--procs", 2, "--undisturbed", cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert "FAIL" in done.stdout
+    assert "MistralDecoderLayer" in done.stdout
+
+
+def test_deepspeed_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    run = _built(tmp_path, sharding="zero2")
+    done = _multitask("rehearse", run.root, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "DeepSpeed runs cannot be rehearsed" in done.stderr
+
+
+def test_a_cut_link_needs_links(tmp_path: Path) -> None:
+    run = _built(tmp_path)
+    done = _multitask("rehearse", run.root, "--partition", "node:1@step:2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--netns" in done.stderr
