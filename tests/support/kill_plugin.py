@@ -76,7 +76,9 @@ def arm(trainer: Any, output: Path, name: str, when: str, step: int, done: Path)
     elif name == "evaluation":
         trainer.add_callback(Moment("on_prediction_step", at_step, kill))
     elif name == "final":
-        wrap(trainer.model, "save_pretrained", at_step, "", lambda: None, kill)
+        # The last checkpoint is saved through the same method, before its marker is there.
+        ended = folder / marker_module.MARKER
+        wrap(trainer.model, "save_pretrained", ended.exists, "before", kill, kill)
     else:
         trainer.add_callback(Moment(f"on_{name}", at_step, kill))
 
