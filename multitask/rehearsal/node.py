@@ -37,7 +37,7 @@ def main() -> None:
         launch += ["--nproc-per-node", str(arguments.procs)]
         launch += ["--master-addr", arguments.master_addr]
         launch += ["--master-port", arguments.master_port]
-        launch += ["--log-dir", str(rank_logs)]
+        launch += ["--log-dir", str(rank_logs.resolve())]
         if checkpoint is not None:
             launch += ["--resume", str(checkpoint.resolve())]
         return [*launch, str(run.axolotl.resolve())]

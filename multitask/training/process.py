@@ -32,8 +32,17 @@ class Launch:
         log: What all of them write.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        """Start ``command``; its output is appended to ``log``."""
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
+    ) -> None:
+        """Start a command.
+
+        Args:
+            command: The command; its paths are absolute.
+            environment: Of it and all that it starts.
+            log: What its output is appended to.
+            folder: Where it is started: what it writes by a relative path lands there.
+        """
         self.log = log
         self._token = uuid.uuid4().hex
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +56,7 @@ class Launch:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={**environment, _LAUNCH: self._token},
+                cwd=folder,
                 start_new_session=True,
             )
 

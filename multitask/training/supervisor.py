@@ -148,7 +148,8 @@ class Supervisor:
         environment[RUN_VARIABLE] = self._name
         follower = EventFollower(self.run.trainer_events, self._on_event)
         watcher = LogWatcher(self._log, (_IMPORT_FAILED, _ABOUT_TO_TRAIN))
-        launch = Launch(self._command(attempt, resume, rank_logs), environment, self._log)
+        command = self._command(attempt, resume, rank_logs)
+        launch = Launch(command, environment, self._log, self.run.root)
         watch = _Watch(self, attempt.number, follower, watcher)
         try:
             while (code := launch.poll()) is None:
