@@ -65,6 +65,14 @@ def test_a_full_state_dict_with_lora_is_caught(checked: Callable[..., dict[str, 
     assert "state_dict_type" in checks["configuration"].detail
 
 
+def test_checkpoints_that_cannot_be_resumed_are_caught(
+    checked: Callable[..., dict[str, Check]],
+) -> None:
+    checks = checked({"save_only_model": True})
+    assert _failed(checks) == ["configuration"]
+    assert "save_only_model" in checks["configuration"].detail
+
+
 def test_a_plugin_that_cannot_be_imported_is_caught(
     checked: Callable[..., dict[str, Check]],
 ) -> None:
