@@ -61,6 +61,16 @@ class MultitaskTrainer(AxolotlTrainer):
             super().compute_loss, model, inputs, return_outputs, num_items_in_batch
         )
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train nothing where all steps are done: resumed from its last checkpoint.
+
+        transformers 5.16 looks at ``max_steps`` only after a step, and would make one too many.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and give per-task metrics the names that wandb and TensorBoard show."""
         super().log(logs, start_time)
