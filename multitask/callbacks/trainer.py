@@ -78,6 +78,16 @@ class MultitaskTrainer(AxolotlTrainer):
             self.compute_loss_func = before
         return loss, outputs
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train nothing where all steps are done: resumed from its last checkpoint.
+
+        transformers 5.16 looks at ``max_steps`` only after a step, and would make one too many.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and give per-task metrics the names that wandb and TensorBoard show."""
         super().log(logs, start_time)

@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return build_toy_run(tmp_path_factory.mktemp("toy"), max_steps=400, save_steps=1000)
+    return build_toy_run(tmp_path_factory.mktemp("toy"), max_steps=80, save_steps=1000)
 
 
 def test_a_plugin_that_cannot_be_imported_ends_the_launch_before_its_first_step(
@@ -59,3 +59,8 @@ def test_sigterm_saves_and_stops_a_real_training_and_resume_goes_on(toy_run: Run
     assert f"stopped at step {newest.step}; {newest.path.name} is saved" in output
     assert events(toy_run)[-1]["event"] == "stopped"
     assert not (toy_run.model / "model.safetensors").exists()  # no half-trained final model
+    resumed = multitask("train", toy_run.root, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert [e["step"] for e in events(toy_run) if e["event"] == "start"] == [0, newest.step]
+    assert sorted(losses(toy_run)) == list(range(1, 81))
+    assert (toy_run.model / "model.safetensors").is_file()
