@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from typing import Any
 
 
@@ -87,7 +88,11 @@ def _rank(config: str, resume: str | None) -> None:
     torch.set_num_threads(1)
     faults.install()
     options: dict[str, Any] = {} if resume is None else {"resume_from_checkpoint": resume}
-    do_cli(config, **options)
+    try:
+        do_cli(config, **options)
+    except Exception:
+        traceback.print_exc()  # into this rank's own log, where the supervisor looks for it
+        raise
 
 
 if __name__ == "__main__":
