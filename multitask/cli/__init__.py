@@ -14,6 +14,7 @@ from multitask.cli.evaluate import evaluate
 from multitask.cli.export import export
 from multitask.cli.init import init
 from multitask.cli.prepare import prepare
+from multitask.cli.push import push
 from multitask.cli.quickstart import quickstart
 from multitask.cli.rehearse import rehearse
 from multitask.cli.report import report
@@ -42,6 +43,7 @@ for command in (
     evaluate,
     report,
     export,
+    push,
 ):
     app.command()(command)
 

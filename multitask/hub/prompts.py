@@ -1,0 +1,88 @@
+"""How each task is put to the model: an example of every task, and its label set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multitask.tasks import Example, Kind, Task, letter
+from multitask.tasks.task import task_record
+
+FILE_NAME = "tasks.json"
+
+_TEXT = "I ordered a card two weeks ago and it has not arrived."
+_QUESTION = "Where would you keep milk so that it stays fresh?"
+_OPTIONS = ("in the refrigerator", "on the radiator", "in the garden", "in a drawer", "on the roof")
+_REQUEST = "Say in one sentence what a bank card is for."
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """A task's prompt, shown by an example that is in no dataset.
+
+    Attributes:
+        task: The task's name.
+        kind: What sort of answer it wants.
+        phrasing: The name of the phrasing shown; training used all of them.
+        phrasings: How many there are.
+        prompt: The user's message.
+        labels: The answers there are; empty where the answer is free.
+        responses: The assistant's message for each label.
+    """
+
+    task: str
+    kind: str
+    phrasing: str
+    phrasings: int
+    prompt: str
+    labels: tuple[str, ...]
+    responses: tuple[str, ...]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the answer is one of a set."""
+        return bool(self.labels)
+
+
+def prompt_formats(tasks: Sequence[Task]) -> list[PromptFormat]:
+    """The prompt format of every task."""
+    return [_format(task) for task in tasks]
+
+
+def _format(task: Task) -> PromptFormat:
+    template, example = task.templates[0], _example(task)
+    # The texts of options differ from question to question, so they are no label set.
+    by_text = task.kind is Kind.MULTIPLE_CHOICE and task.answers == "text"
+    labels = () if by_text else task.candidates(example.choices)
+    responses = [task.response_for(label, template, choices=example.choices) for label in labels]
+    return PromptFormat(
+        task=task.name,
+        kind=str(task.kind).replace("_", " "),
+        phrasing=template.name,
+        phrasings=len(task.templates),
+        prompt=task.prompt(example, template),
+        labels=tuple(labels),
+        responses=tuple(responses),
+    )
+
+
+def _example(task: Task) -> Example:
+    if task.kind is Kind.MULTIPLE_CHOICE:
+        count = max(2, len(task.labels))
+        options = (*_OPTIONS, *(f"somewhere else ({letter(i)})" for i in range(count)))[:count]
+        return Example("example", _QUESTION, "A", options)
+    if task.kind is Kind.GENERATION:
+        return Example("example", _REQUEST, "")
+    return Example("example", _TEXT, task.labels[0])
+
+
+def tasks_record(tasks: Sequence[Task]) -> dict[str, Any]:
+    """The content of ``tasks.json``: definitions, and label and response pairs of each task."""
+    record = {}
+    for task, shown in zip(tasks, prompt_formats(tasks), strict=True):
+        record[task.name] = {
+            **task_record(task),
+            "responses": dict(zip(shown.labels, shown.responses, strict=True)),
+        }
+    return record

@@ -1,0 +1,52 @@
+"""Keeps secrets and this machine's paths out of what is uploaded."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+REMOVED = "(removed)"
+
+_WORDS = r"(?:api_?key|secret|passw(?:or)?d|credential|(?:auth|access|hub|hf|api)_?token)"
+_NAMES = rf"[\w-]*{_WORDS}[\w-]*"
+_KEY = re.compile(rf"""(?im)^(\s*(?:-\s+)?["']?{_NAMES}["']?\s*[:=]\s*)(?!null\b|~)\S.*$""")
+_TOKEN = re.compile(r"\b(?:hf|api_org|sk|ghp|gho|rpa)_[A-Za-z0-9]{16,}\b|\bsk-[A-Za-z0-9_-]{20,}")
+_LOGIN_IN_URL = re.compile(r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
+_VARIABLE = re.compile(r"(?i)(?:^|_)(?:token|secret|passw(?:or)?d|api_?key|credentials?)(?:$|_)")
+_PATH = re.compile(r"(?<![\w:/.~])~?/(?:[\w.@+-]+/)+([\w.@+-]+)")
+_SHORTEST = 8
+
+
+def secrets() -> tuple[str, ...]:
+    """Values on this machine that must never be written: the login, and secret variables."""
+    from huggingface_hub import get_token
+
+    values = {value for name, value in os.environ.items() if _VARIABLE.search(name)}
+    values.add(get_token() or "")
+    long = {v for v in values if len(v) >= _SHORTEST and not Path(v).exists() and not v.isdigit()}
+    return tuple(sorted(long, key=len, reverse=True))
+
+
+def hide_secrets(text: str) -> str:
+    """Remove the secrets of this machine, and what looks like a token or a login."""
+    for value in secrets():
+        text = text.replace(value, REMOVED)
+    text = _TOKEN.sub(REMOVED, text)
+    return _LOGIN_IN_URL.sub(REMOVED, text)
+
+
+def scrub(text: str, root: Path, *, yaml: bool = False) -> str:
+    """Remove secrets from a text, and make paths of this machine relative or short.
+
+    Args:
+        text: A configuration, a result or a page.
+        root: The run directory; it becomes ``.``.
+        yaml: Remove the values of keys that are named like secrets too.
+    """
+    text = hide_secrets(text)
+    if yaml:
+        text = _KEY.sub(rf'\1"{REMOVED}"', text)
+    absolute = str(root.resolve())
+    text = text.replace(absolute + "/", "").replace(absolute, ".")
+    return _PATH.sub(r"\1", text)
