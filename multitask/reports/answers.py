@@ -155,7 +155,11 @@ def _top(
     probabilities = np.exp(apply(scores, unvisited))
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
     for place, i in enumerate(scored):
-        found[i] = tuple((names[k], float(probabilities[place, k])) for k in order[place])
+        found[i] = tuple(
+            (names[k], float(probabilities[place, k]))
+            for k in order[place]
+            if np.isfinite(scores[place, k])
+        )
     return found
 
 

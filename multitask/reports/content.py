@@ -268,7 +268,12 @@ def _per_label(records: list[dict[str, Any]]) -> list[LabelScores]:
         )
         for record in records
     ]
-    return sorted(found, key=lambda label: label.scores["f1"].value if "f1" in label.scores else 1)
+    # A label without rows says nothing of how well its rows are found.
+    return sorted(found, key=lambda label: (not label.support, _f1(label)))
+
+
+def _f1(label: LabelScores) -> float:
+    return label.scores["f1"].value if "f1" in label.scores else 1.0
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, Score]:
@@ -284,7 +289,7 @@ def _verdict(systems: list[SystemScores]) -> tuple[str, str]:
     model = systems[0].main
     baselines = [system for system in systems if not system.is_model]
     if not baselines:
-        return "no baseline for this kind of task", "unclear"
+        return "compared with nothing yet", "unclear"
     best = max(baselines, key=lambda system: system.main.value)
     baseline = best.main
     points = 100 * (model.value - baseline.value)

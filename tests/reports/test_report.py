@@ -17,6 +17,7 @@ import pytest
 
 from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
+from multitask.metrics.kinds import METRICS
 from multitask.reports.write import markdown_cell, write_report
 from multitask.run import Run
 from multitask.spec import Spec
@@ -139,3 +140,42 @@ def test_a_run_without_evaluation_says_what_to_do(sample_spec: Spec, tmp_path: P
     run = prepare(sample_spec, tmp_path / "other")
     with pytest.raises(InputError, match="multitask evaluate"):
         write_report(run)
+
+
+def test_a_real_run_is_reported_in_full(evaluated: Run) -> None:
+    page, markdown = write_report(evaluated)
+    text = page.read_text()
+    for words in (
+        "Paired comparisons", "What got worse", "When to hand over", "Confusion matrix",
+        "Option positions", "Surest mistakes", "Predictions: 12 of 12 rows", "Provenance",
+    ):  # fmt: skip
+        assert words in text
+    assert "multitask evaluate run --split test --name trained --limit 12" in text
+    assert "Hand-over to a person" in markdown.read_text()
+    assert "p (Holm)" in markdown.read_text()
+
+
+def test_all_metrics_of_a_real_run_are_shown(evaluated: Run) -> None:
+    results = json.loads((evaluated.evaluations / "trained/results.json").read_text())
+    text = write_report(evaluated)[0].read_text()
+    keys = {key for task in results["tasks"].values() for key in task["metrics"]}
+    shown = html.unescape(text)
+    assert [key for key in keys if METRICS[key].title not in shown] == []
+
+
+def test_a_report_without_matplotlib_says_that_charts_are_left_out(
+    evaluated: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multitask.reports.charts.find_spec", lambda name: None)
+    text = write_report(evaluated)[0].read_text()
+    assert "Charts are left out" in text
+    assert "<figure>" not in text
+
+
+def test_a_report_with_matplotlib_has_charts(evaluated: Run) -> None:
+    pytest.importorskip("matplotlib")
+    text = write_report(evaluated)[0].read_text()
+    assert "Charts are left out" not in text
+    assert "Reliability of banking77" in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
