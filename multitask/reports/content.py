@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,12 @@ from multitask.data.write import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.names import DEFAULT_NAME
 from multitask.metrics.kinds import METRICS
+from multitask.reports.answers import Answer, read_answers
+from multitask.reports.confusion import Confusion, confusion
+from multitask.reports.provenance import Provenance, read_provenance
+from multitask.reports.training import Training, read_training
+from multitask.reports.verdicts import HandOver, Opponent, got_worse, hand_over, opponents
+from multitask.reports.verdicts import verdict as over_all
 from multitask.reports.words import findings
 from multitask.run import Run
 
@@ -19,7 +25,11 @@ BASELINES = {
     "majority": "Majority label",
     "tfidf_logistic_regression": "TF-IDF + logistic regression",
 }
-_WORST = 8
+_WORST = 12
+
+# Of the listed predictions of all tasks together: a page that can be sent by e-mail.
+_PREDICTIONS_SIZE = 1_000_000
+_MOST_LABELS = 120
 
 
 @dataclass(frozen=True)
@@ -57,14 +67,13 @@ class SystemScores:
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A row that the model got wrong, the surest first."""
+class LabelScores:
+    """A label's precision, recall and F1, and how often it is right and predicted."""
 
-    id: str
-    text: str
-    gold: str
-    predicted: str
-    probability: float
+    label: str
+    support: int
+    predicted: int
+    scores: dict[str, Score]
 
 
 @dataclass(frozen=True)
@@ -72,9 +81,24 @@ class TaskReport:
     """Everything about one task.
 
     Attributes:
-        verdict: One sentence: the model against the stronger baseline.
+        kind: In words.
+        n: Rows.
+        labels: How many there are.
+        seconds: Of scoring.
+        systems: The model first, then what it is compared with.
+        verdict: One sentence: the model against all opponents, or the stronger baseline.
         verdict_class: ``better``, ``worse`` or ``unclear``.
+        opponents: Each paired comparison.
+        hand_over: The recommended threshold; None without calibration.
         findings: What else there is to say, a sentence each.
+        mistakes: Wrong answers, the surest first.
+        predictions: Rows to search in, the wrong ones first; maybe not all.
+        calibrated: Whether probabilities of rows are calibrated ones.
+        confusion: None where there is none to show.
+        per_label: Labels, the worst first.
+        labels_left_out: Labels that ``per_label`` does not show.
+        reliability: Bins before and after calibration; after: None without.
+        positions: Of multiple choice: option, share of right answers, share of the model's.
     """
 
     name: str
@@ -85,8 +109,17 @@ class TaskReport:
     systems: list[SystemScores]
     verdict: str
     verdict_class: str
+    opponents: list[Opponent]
+    hand_over: HandOver | None
     findings: list[str]
-    mistakes: list[Mistake]
+    mistakes: list[Answer]
+    predictions: list[Answer]
+    calibrated: bool
+    confusion: Confusion | None
+    per_label: list[LabelScores]
+    labels_left_out: int
+    reliability: tuple[list[dict[str, Any]], list[dict[str, Any]] | None]
+    positions: list[tuple[str, float, float]]
 
 
 @dataclass(frozen=True)
@@ -100,10 +133,12 @@ class ReportContent:
     limit: int | None
     evaluations: list[str]
     tasks: list[TaskReport]
-    training: dict[str, str]
+    got_worse: list[tuple[str, str]]
+    compared: bool
+    training: Training
     sources: list[dict[str, str]]
     notes: list[str]
-    spec: str
+    provenance: Provenance
 
 
 def gather(run: Run) -> ReportContent:
@@ -122,9 +157,11 @@ def gather(run: Run) -> ReportContent:
     main = next((path for path in found if path.parent.name == DEFAULT_NAME), found[0])
     results = json.loads(main.read_text(encoding="utf-8"))
     manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
-    others = [path for path in found if path != main]
-    spec_text = run.spec.read_text(encoding="utf-8")
-    spec = _spec(spec_text)
+    spec = _spec(run.spec.read_text(encoding="utf-8"))
+    others = [
+        json.loads(p.read_text(encoding="utf-8")) | {"_": p.parent.name} for p in found if p != main
+    ]
+    rows = _rows(run, results["split"])
     return ReportContent(
         name=spec["name"],
         model=results["model"],
@@ -133,14 +170,24 @@ def gather(run: Run) -> ReportContent:
         limit=results["limit"],
         evaluations=[path.parent.name for path in found],
         tasks=[
-            _task(name, task, manifest, run, main.parent, _others(name, results, others))
-            for name, task in results["tasks"].items()
+            _task(name, results, manifest, main.parent, _others(name, results, others), rows)
+            for name in results["tasks"]
         ],
-        training=_training(run),
+        got_worse=sorted(got_worse(results, BASELINES), key=lambda loss: loss[1] != "worse"),
+        compared=bool(results.get("comparisons")),
+        training=read_training(run),
         sources=[_source(name, task) for name, task in manifest["tasks"].items()],
-        notes=_notes(run),
-        spec=spec_text,
+        notes=_notes(run) + list(results.get("notes", ())),
+        provenance=read_provenance(run, manifest, results),
     )
+
+
+def _rows(run: Run, split: str) -> dict[str, dict[str, Row]]:
+    """The rows of a split by task and id."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in read_rows(run.split(split)):
+        found.setdefault(row["task"], {})[row["id"]] = row
+    return found
 
 
 def _spec(text: str) -> dict[str, Any]:
@@ -150,25 +197,25 @@ def _spec(text: str) -> dict[str, Any]:
     return content
 
 
-def _others(task: str, main: dict[str, Any], paths: list[Path]) -> dict[str, Any]:
+def _others(task: str, main: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
     """Metrics of the same task and split in the run's other evaluations."""
-    others = {}
-    for path in paths:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        same = all(results[key] == main[key] for key in ("split", "limit"))
-        if same and task in results["tasks"]:
-            others[path.parent.name] = results["tasks"][task]["metrics"]
-    return others
+    return {
+        results["_"]: results["tasks"][task]["metrics"]
+        for results in others
+        if all(results[key] == main[key] for key in ("split", "limit")) and task in results["tasks"]
+    }
 
 
 def _task(
     name: str,
-    task: dict[str, Any],
+    results: dict[str, Any],
     manifest: dict[str, Any],
-    run: Run,
     directory: Path,
     others: dict[str, Any],
+    rows: dict[str, dict[str, Row]],
 ) -> TaskReport:
+    task = results["tasks"][name]
+    labels = manifest["tasks"][name]["labels"]
     systems = [SystemScores(directory.name, _scores(task["metrics"]), True)]
     systems += [SystemScores(other, _scores(metrics), True) for other, metrics in others.items()]
     systems += [
@@ -176,19 +223,57 @@ def _task(
         for key, title in BASELINES.items()
         if key in task["baselines"]
     ]
-    verdict, verdict_class = _verdict(systems)
+    against = opponents(name, results.get("comparisons", {}), BASELINES)
+    verdict, verdict_class = over_all(against) if against else _verdict(systems)
+    answers = read_answers(name, labels, rows.get(name, {}), directory)
+    choice, classes = task["kind"] == "multiple_choice", task["kind"] == "classification"
+    per_label = _per_label(task.get("per_label", []))
     return TaskReport(
         name=name,
         kind=task["kind"].replace("_", " "),
         n=task["n"],
-        labels=len(manifest["tasks"][name]["labels"]),
+        labels=len(labels),
         seconds=task["seconds"],
         systems=systems,
         verdict=verdict,
         verdict_class=verdict_class,
+        opponents=against,
+        hand_over=hand_over(task["calibration"]) if "calibration" in task else None,
         findings=list(findings(task)),
-        mistakes=_mistakes(name, run, directory),
+        mistakes=answers.mistakes(_WORST),
+        predictions=answers.wrong_first(_PREDICTIONS_SIZE // len(results["tasks"])),
+        calibrated=answers.calibrated,
+        confusion=confusion(answers.gold, answers.predicted, labels) if classes else None,
+        per_label=per_label[:_MOST_LABELS],
+        labels_left_out=max(0, len(per_label) - _MOST_LABELS),
+        reliability=(
+            task.get("reliability", []),
+            None if answers.after is None else [asdict(found) for found in answers.after],
+        ),
+        positions=answers.positions(labels) if choice else [],
     )
+
+
+def _per_label(records: list[dict[str, Any]]) -> list[LabelScores]:
+    found = [
+        LabelScores(
+            record["label"],
+            record["support"],
+            record["predicted"],
+            {
+                key: Score(**record[key])
+                for key in ("precision", "recall", "f1")
+                if record[key] is not None
+            },
+        )
+        for record in records
+    ]
+    # A label without rows says nothing of how well its rows are found.
+    return sorted(found, key=lambda label: (not label.support, _f1(label)))
+
+
+def _f1(label: LabelScores) -> float:
+    return label.scores["f1"].value if "f1" in label.scores else 1.0
 
 
 def _scores(metrics: dict[str, Any]) -> dict[str, Score]:
@@ -204,7 +289,7 @@ def _verdict(systems: list[SystemScores]) -> tuple[str, str]:
     model = systems[0].main
     baselines = [system for system in systems if not system.is_model]
     if not baselines:
-        return "no baseline for this kind of task", "unclear"
+        return "compared with nothing yet", "unclear"
     best = max(baselines, key=lambda system: system.main.value)
     baseline = best.main
     points = 100 * (model.value - baseline.value)
@@ -217,64 +302,6 @@ def _verdict(systems: list[SystemScores]) -> tuple[str, str]:
         f"not clearly different from {against}: {points:+.1f} points, intervals overlap",
         "unclear",
     )
-
-
-def _mistakes(task: str, run: Run, directory: Path) -> list[Mistake]:
-    import numpy as np
-    import pyarrow.parquet as pq
-
-    results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-    rows: dict[str, Row] = {
-        row["id"]: row for row in read_rows(run.split(results["split"])) if row["task"] == task
-    }
-    table = pq.read_table(directory / "predictions.parquet", filters=[("task", "=", task)])
-    mistakes = []
-    for prediction in table.to_pylist():
-        if prediction["gold"] == prediction["predicted"]:
-            continue
-        scores = np.array([entry["score"] for entry in prediction["scores"]] or [0.0])
-        probabilities = np.exp(scores - scores.max())
-        mistakes.append(
-            Mistake(
-                id=prediction["id"],
-                text=_question(rows[prediction["id"]]),
-                gold=_answer(rows[prediction["id"]], prediction["gold"]),
-                predicted=_answer(rows[prediction["id"]], prediction["predicted"]),
-                probability=float(probabilities.max() / probabilities.sum()),
-            )
-        )
-    mistakes.sort(key=lambda mistake: (-mistake.probability, mistake.id))
-    return mistakes[:_WORST]
-
-
-def _question(row: Row) -> str:
-    text: str = row["text"]
-    return text
-
-
-def _answer(row: Row, label: str | None) -> str:
-    if label is None:
-        return "no label"
-    if "choices" not in row:
-        return label
-    return f"{label}. {row['choices'][ord(label) - ord('A')]}"
-
-
-def _training(run: Run) -> dict[str, str]:
-    """Steps, duration and last losses of the newest training, as far as they were recorded."""
-    if not run.trainer_events.is_file():
-        return {}
-    events = [json.loads(line) for line in run.trainer_events.read_text("utf-8").splitlines()]
-    starts = [i for i, event in enumerate(events) if event["event"] == "start"]
-    events = events[starts[-1] :] if starts else events
-    shown = {"steps": f"{events[-1]['step']:,} of {events[-1]['max_steps']:,}"}
-    shown["duration"] = f"{(events[-1]['time'] - events[0]['time']) / 60:.1f} min"
-    for key, title in (("loss", "last training loss"), ("eval_loss", "last validation loss")):
-        values = [e["values"][key] for e in events if key in e.get("values", {})]
-        if values:
-            shown[title] = f"{float(values[-1]):.3f}"
-    shown["checkpoints written"] = str(sum(event["event"] == "save" for event in events))
-    return shown
 
 
 def _source(name: str, task: dict[str, Any]) -> dict[str, str]:

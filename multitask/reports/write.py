@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from multitask.metrics.kinds import METRICS
+from multitask.reports.charts import Charts
 from multitask.reports.content import ReportContent, gather
 from multitask.run import Run, write_atomic
 
@@ -32,10 +37,21 @@ def write_report(run: Run) -> tuple[Path, Path]:
 
 def render_html(content: ReportContent) -> str:
     """One self-contained page; everything that comes from data or specs is escaped."""
+    own = files("multitask.reports")
+    style, script = (own.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    digest = b64encode(sha256(script.encode()).digest()).decode()
     return (
         _environment(autoescape=True)
         .get_template("report.html.j2")
-        .render(report=content, metrics=_TITLES)
+        .render(
+            report=content,
+            metrics=_TITLES,
+            charts=Charts(),
+            style=Markup(style),  # noqa: S704 (files of this package)
+            script=Markup(script),  # noqa: S704
+            script_hash=f"sha256-{digest}",
+        )
+        .lstrip()
     )
 
 

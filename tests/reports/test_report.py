@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 import json
 import re
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,11 +17,15 @@ import pytest
 
 from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
+from multitask.metrics.kinds import METRICS
 from multitask.reports.write import markdown_cell, write_report
 from multitask.run import Run
 from multitask.spec import Spec
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quotes" | `code` {{ 7*7 }}'
+
+
+SCRIPT = files("multitask.reports").joinpath("page.js").read_text("utf-8")
 
 
 def _estimate(value: float) -> dict[str, float]:
@@ -72,18 +79,24 @@ class _Tags(HTMLParser):
         super().__init__()
         self.tags: set[str] = set()
         self.links: list[str] = []
+        self.scripts: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem == "script":
+            self.scripts.append(data)
 
 
 def test_hostile_text_is_shown_and_not_run(run: Run) -> None:
     page, _ = write_report(run)
     parser = _Tags()
     parser.feed(page.read_text())
-    assert parser.tags.isdisjoint({"script", "img", "iframe", "link", "object"})
-    assert parser.links == []
+    assert parser.tags.isdisjoint({"img", "iframe", "link", "object"})
+    assert all(re.fullmatch(r"#[a-z0-9-]+", link) for link in parser.links)
+    assert parser.scripts == [SCRIPT]
     assert "&lt;script&gt;alert(" in page.read_text()
 
 
@@ -92,6 +105,13 @@ def test_the_page_loads_nothing_from_elsewhere(run: Run) -> None:
     text = page.read_text()
     assert "default-src 'none'" in text
     assert re.findall(r"@import|url\(", text) == []
+
+
+def test_only_the_script_of_the_page_may_run(run: Run) -> None:
+    page, _ = write_report(run)
+    digest = b64encode(sha256(SCRIPT.encode()).digest()).decode()
+    (policy,) = re.findall(r"script-src ([^;]*)", page.read_text())
+    assert html.unescape(policy) == f"'sha256-{digest}'"
 
 
 def test_both_reports_show_every_task_and_number(run: Run) -> None:
@@ -120,3 +140,42 @@ def test_a_run_without_evaluation_says_what_to_do(sample_spec: Spec, tmp_path: P
     run = prepare(sample_spec, tmp_path / "other")
     with pytest.raises(InputError, match="multitask evaluate"):
         write_report(run)
+
+
+def test_a_real_run_is_reported_in_full(evaluated: Run) -> None:
+    page, markdown = write_report(evaluated)
+    text = page.read_text()
+    for words in (
+        "Paired comparisons", "What got worse", "When to hand over", "Confusion matrix",
+        "Option positions", "Surest mistakes", "Predictions: 12 of 12 rows", "Provenance",
+    ):  # fmt: skip
+        assert words in text
+    assert "multitask evaluate run --split test --name trained --limit 12" in text
+    assert "Hand-over to a person" in markdown.read_text()
+    assert "p (Holm)" in markdown.read_text()
+
+
+def test_all_metrics_of_a_real_run_are_shown(evaluated: Run) -> None:
+    results = json.loads((evaluated.evaluations / "trained/results.json").read_text())
+    text = write_report(evaluated)[0].read_text()
+    keys = {key for task in results["tasks"].values() for key in task["metrics"]}
+    shown = html.unescape(text)
+    assert [key for key in keys if METRICS[key].title not in shown] == []
+
+
+def test_a_report_without_matplotlib_says_that_charts_are_left_out(
+    evaluated: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multitask.reports.charts.find_spec", lambda name: None)
+    text = write_report(evaluated)[0].read_text()
+    assert "Charts are left out" in text
+    assert "<figure>" not in text
+
+
+def test_a_report_with_matplotlib_has_charts(evaluated: Run) -> None:
+    pytest.importorskip("matplotlib")
+    text = write_report(evaluated)[0].read_text()
+    assert "Charts are left out" not in text
+    assert "Reliability of banking77" in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))

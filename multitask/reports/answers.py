@@ -1,0 +1,198 @@
+"""The rows that a model answered, as a report shows them: mistakes, predictions, confusions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multitask.calibration.record import FILE_NAME, TaskCalibration
+from multitask.calibration.record import load as load_calibrations
+from multitask.data.render import Row
+from multitask.metrics.estimate import Clusters
+from multitask.metrics.probabilities import normalised, score_matrix
+from multitask.metrics.reliability import ReliabilityBin, reliability_bins
+
+TEXT_LIMIT = 600
+"""Characters of a row's text that are shown."""
+
+_TOP = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row and what the model answered.
+
+    Attributes:
+        id: The row's id.
+        text: Its text, cut after :data:`TEXT_LIMIT` characters.
+        gold: The right label; of a question, with the option's text.
+        predicted: The model's.
+        right: Whether they are the same.
+        confidence: Calibrated probability of the prediction; None without scores.
+        top: The most probable labels with their probabilities.
+        hand_over: Whether the threshold leaves the row to a person; None without calibration.
+    """
+
+    id: str
+    text: str
+    gold: str
+    predicted: str
+    right: bool
+    confidence: float | None
+    top: tuple[tuple[str, float], ...]
+    hand_over: bool | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All answers of a task.
+
+    Attributes:
+        rows: One entry a row, in the order of the evaluation.
+        gold: Right labels as the task names them.
+        predicted: The model's; None: none of the labels.
+        after: Reliability with the calibrated confidences; None without calibration.
+        calibrated: Whether the probabilities are calibrated ones.
+    """
+
+    rows: list[Answer]
+    gold: list[str]
+    predicted: list[str | None]
+    after: list[ReliabilityBin] | None
+    calibrated: bool
+
+    def mistakes(self, count: int) -> list[Answer]:
+        """The wrong answers that the model was surest of."""
+        wrong = [row for row in self.rows if not row.right]
+        return sorted(wrong, key=lambda row: (-(row.confidence or 0.0), row.id))[:count]
+
+    def wrong_first(self, size: int) -> list[Answer]:
+        """As many rows as fit ``size`` characters: the mistakes, then the least sure ones."""
+        ordered = sorted(self.rows, key=lambda row: (row.right, row.confidence or 0.0))
+        ordered.sort(key=lambda row: row.right)
+        kept = []
+        for row in ordered:
+            size -= 160 + len(row.text) + len(row.id) + len(row.gold) + len(row.predicted)
+            size -= sum(20 + len(label) for label, _ in row.top)
+            if size < 0:
+                break
+            kept.append(row)
+        return kept
+
+    def positions(self, labels: Sequence[str]) -> list[tuple[str, float, float]]:
+        """Of each option: its share of the right answers, and of the model's."""
+        gold, predicted = Counter(self.gold), Counter(self.predicted)
+        rows = max(1, len(self.rows))
+        return [(label, gold[label] / rows, predicted[label] / rows) for label in labels]
+
+
+def read_answers(
+    task: str, labels: Sequence[str], rows: Mapping[str, Row], directory: Path
+) -> Answers:
+    """Read a task's answers.
+
+    Args:
+        task: The task's name.
+        labels: Its labels; of multiple choice, the letters.
+        rows: Its rows of the split, by id.
+        directory: The evaluation.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(directory / "predictions.parquet", filters=[("task", "=", task)])
+    found = table.to_pylist()
+    calibration = _calibration(task, directory)
+    top = _top(found, labels, calibration)
+    answers = [
+        _answer(record, rows.get(record["id"], {}), best)
+        for record, best in zip(found, top, strict=True)
+    ]
+    gold = [record["gold"] for record in found]
+    predicted = [record["predicted"] for record in found]
+    return Answers(
+        rows=answers,
+        gold=gold,
+        predicted=predicted,
+        after=_after(found) if calibration else None,
+        calibrated=calibration is not None,
+    )
+
+
+def _calibration(task: str, directory: Path) -> TaskCalibration | None:
+    path = directory / FILE_NAME
+    return load_calibrations(path).get(task) if path.is_file() else None
+
+
+def _top(
+    records: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    calibration: TaskCalibration | None,
+) -> list[tuple[tuple[str, float], ...]]:
+    """The most probable labels of each row; none of rows without scores."""
+    scored = [i for i, record in enumerate(records) if record["scores"]]
+    found: list[tuple[tuple[str, float], ...]] = [()] * len(records)
+    if not scored:
+        return found
+    names = list(calibration.labels if calibration else labels)
+    scores = score_matrix(
+        [
+            (
+                [entry["label"] for entry in records[i]["scores"]],
+                [entry["score"] for entry in records[i]["scores"]],
+            )
+            for i in scored
+        ],
+        names,
+    )
+    relative = np.array([records[i].get("unvisited") or 0.0 for i in scored])
+    unvisited = relative / (1 + relative)
+    apply = calibration.calibrator.apply if calibration else normalised
+    probabilities = np.exp(apply(scores, unvisited))
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
+    for place, i in enumerate(scored):
+        found[i] = tuple(
+            (names[k], float(probabilities[place, k]))
+            for k in order[place]
+            if np.isfinite(scores[place, k])
+        )
+    return found
+
+
+def _answer(record: Mapping[str, Any], row: Row, top: tuple[tuple[str, float], ...]) -> Answer:
+    confidence = record.get("confidence")
+    if confidence is None and top:
+        confidence = top[0][1]
+    text = str(row.get("text", ""))
+    return Answer(
+        id=record["id"],
+        text=text if len(text) <= TEXT_LIMIT else text[:TEXT_LIMIT] + "…",
+        gold=_named(row, record["gold"]),
+        predicted=_named(row, record["predicted"]),
+        right=record["gold"] == record["predicted"],
+        confidence=confidence,
+        top=tuple((_named(row, label), share) for label, share in top),
+        hand_over=record.get("hand_over"),
+    )
+
+
+def _named(row: Row, label: str | None) -> str:
+    if label is None:
+        return "no label"
+    place = ord(label) - ord("A") if len(label) == 1 else -1
+    choices = row.get("choices", ())
+    return f"{label}. {choices[place]}" if 0 <= place < len(choices) else label
+
+
+def _after(records: Sequence[Mapping[str, Any]]) -> list[ReliabilityBin] | None:
+    kept = [record for record in records if record.get("confidence") is not None]
+    if not kept:
+        return None
+    ids = [record["id"] for record in kept]
+    clusters: Clusters | None = ids if len(set(ids)) < len(ids) else None
+    right = np.array([record["gold"] == record["predicted"] for record in kept])
+    return reliability_bins([record["confidence"] for record in kept], right, clusters=clusters)

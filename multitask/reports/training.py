@@ -1,0 +1,189 @@
+"""How a training went, from the files that it left: curves, tokens, restarts, cost."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from multitask.run import Run
+
+Curve = list[tuple[int, float]]
+"""Steps and values."""
+
+_SPREAD = ("macro", "worst")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Something that happened during the training.
+
+    Attributes:
+        minutes: Since its first start.
+        step: The optimizer step.
+        kind: ``start``, ``restart``, ``checkpoint`` or ``end``.
+        text: What people read.
+    """
+
+    minutes: float
+    step: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """What was recorded; each part may be missing.
+
+    Attributes:
+        facts: Short facts by name.
+        loss: Training loss.
+        validation_loss: Loss over all validation rows.
+        tasks: Validation curves by measure, then task.
+        tokens: Supervised tokens that each task was trained on.
+        moments: Starts, checkpoints, ends.
+        attempts: How each attempt of a supervised training began and ended.
+        cost: Estimates of time, memory, disk and cost, from the plan.
+    """
+
+    facts: dict[str, str] = field(default_factory=dict)
+    loss: Curve = field(default_factory=list)
+    validation_loss: Curve = field(default_factory=list)
+    tasks: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    moments: list[Moment] = field(default_factory=list)
+    attempts: list[str] = field(default_factory=list)
+    cost: list[str] = field(default_factory=list)
+
+
+def read_training(run: Run) -> Training:
+    """Read whatever the run has of a training."""
+    events = list(_lines(run.trainer_events))
+    tokens = _tokens(run.balance_log)
+    return Training(
+        facts=_facts(events, tokens),
+        loss=_curve(events, "loss"),
+        validation_loss=_curve(events, "eval_loss"),
+        tasks=_by_task(run.evaluation_log),
+        tokens=tokens,
+        moments=_moments(events),
+        attempts=list(_attempts(run)),
+        cost=_cost(run),
+    )
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a log; a last line that a crash cut short is left out."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for place, line in enumerate(lines):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            if place < len(lines) - 1:
+                raise
+
+
+def _curve(events: list[dict[str, Any]], key: str) -> Curve:
+    """A logged value by step; of a step that was repeated after a restart, the last one."""
+    found = {
+        event["step"]: float(event["values"][key])
+        for event in events
+        if key in event.get("values", {})
+    }
+    return sorted(found.items())
+
+
+def _by_task(path: Path) -> dict[str, dict[str, Curve]]:
+    found: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    for record in _lines(path):
+        for key, value in record.items():
+            parts = key.split("/")
+            if len(parts) != 3 or parts[0] != "eval" or parts[1] in _SPREAD or parts[2] == "rows":
+                continue
+            found[parts[2]][parts[1]][record["step"]] = float(value)
+    return {
+        measure: {task: sorted(curve.items()) for task, curve in tasks.items()}
+        for measure, tasks in found.items()
+    }
+
+
+def _tokens(path: Path) -> dict[str, int]:
+    steps: dict[int, dict[str, Any]] = {record["step"]: record for record in _lines(path)}
+    total: dict[str, int] = defaultdict(int)
+    for record in steps.values():
+        for key, value in record.items():
+            if key.startswith("train/") and key.endswith("/tokens"):
+                total[key.removeprefix("train/").removesuffix("/tokens")] += int(value)
+    return dict(total)
+
+
+def _facts(events: list[dict[str, Any]], tokens: dict[str, int]) -> dict[str, str]:
+    """Steps, duration, pace and last losses."""
+    if not events:
+        return {}
+    starts = [i for i, event in enumerate(events) if event["event"] == "start"]
+    own = events[starts[-1] :] if starts else events
+    shown = {"steps": f"{events[-1]['step']:,} of {events[-1]['max_steps']:,}"}
+    seconds = events[-1]["time"] - events[0]["time"]
+    shown["duration"] = f"{seconds / 60:.1f} min"
+    steps = own[-1]["step"] - own[0]["step"]
+    if steps > 0:
+        pace = (own[-1]["time"] - own[0]["time"]) / steps
+        shown["pace"] = f"{pace:.2f} s a step, with evaluations and saves"
+    if tokens and seconds > 0:
+        shown["throughput"] = f"{sum(tokens.values()) / seconds:,.0f} supervised tokens a second"
+    for key, title in (("loss", "last training loss"), ("eval_loss", "last validation loss")):
+        curve = _curve(events, key)
+        if curve:
+            shown[title] = f"{curve[-1][1]:.3f}"
+    shown["checkpoints written"] = str(sum(event["event"] == "save" for event in events))
+    shown["restarts"] = str(max(0, len(starts) - 1))
+    return shown
+
+
+def _moments(events: list[dict[str, Any]]) -> list[Moment]:
+    found: list[Moment] = []
+    for event in events:
+        minutes = (event["time"] - events[0]["time"]) / 60
+        step = event["step"]
+        if event["event"] == "start":
+            kind = "restart" if found else "start"
+            found.append(Moment(minutes, step, kind, f"{kind} at step {step:,}"))
+        elif event["event"] == "save":
+            found.append(Moment(minutes, step, "checkpoint", f"checkpoint at step {step:,}"))
+        elif event["event"] == "end":
+            found.append(Moment(minutes, step, "end", f"end at step {step:,}"))
+    return found
+
+
+def _attempts(run: Run) -> Iterator[str]:
+    from multitask.training.attempts import Attempts
+
+    if not (run.root / "attempts").is_dir():
+        return
+    attempts = Attempts(run)
+    newest = attempts.newest()
+    if newest is None:
+        return
+    for number in range(1, newest.number + 1):
+        path = attempts.folder / f"{number}.json"
+        if not path.is_file():
+            continue
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        ruling = attempts.ruling(number)
+        start = f"from {begun['resume']}" if begun["resume"] else "from the base model"
+        end = "no end recorded" if ruling is None else f"{ruling.verdict} {ruling.message}".strip()
+        yield f"attempt {number}, {start}: {end}"
+
+
+def _cost(run: Run) -> list[str]:
+    """The estimates of the plan, as it words them."""
+    if not run.plan.is_file():
+        return []
+    lines = run.plan.read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("- ") for line in lines if "(estimated)" in line]
