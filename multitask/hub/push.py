@@ -153,8 +153,8 @@ def push(
     else:
         _check_state(there, settings, goes_on=False)
         commit = upload(api, there, files, f"Push {found.folder.parent.name}", progress)
-    unfinished.end()
     shutil.rmtree(work / "model", ignore_errors=True)
+    unfinished.end()
     endpoint = str(api.endpoint or constants.ENDPOINT)
     return Pushed(repo, f"{endpoint}/{repo}", commit, len(files), tuple(notes))
 

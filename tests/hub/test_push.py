@@ -177,7 +177,7 @@ def test_torn_shards_leave_nothing_half_merged(
 ) -> None:
     folder = sharded_run.model / "checkpoint-12" / "pytorch_model_fsdp_0"
     (shard,) = folder.glob("*.distcp")
-    shard.write_bytes(shard.read_bytes()[:200])
+    shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(MultitaskError, match="cannot be merged"):
         push_to(sharded_run)
     left = {path.name for path in (sharded_run.root / "hub").iterdir()}
