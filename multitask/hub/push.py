@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from multitask.evaluation.models import base_model
 from multitask.hub.access import Repository, check_login, inspect
 from multitask.hub.calls import calling
 from multitask.hub.card import CardInput, card_text
-from multitask.hub.evaluations import own_evaluations
+from multitask.hub.evaluations import Evaluation, own_evaluations
 from multitask.hub.licenses import KNOWN, check_license
 from multitask.hub.prompts import FILE_NAME as TASKS
 from multitask.hub.prompts import tasks_record
@@ -129,23 +129,7 @@ def push(
         # Before the work: the surest check of the right to write.
         there = create(api, repo, private=not settings.public)
     folder = _merging(run, lambda: prepare_weights(found, work, report))
-    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))["tasks"]
-    card = CardInput(
-        run=run,
-        repo=repo,
-        is_adapter=found.pushes_adapter,
-        merged=settings.merged,
-        base_model=base,
-        license=license_,
-        method=_method(run),
-        tasks=[task_from_record(name, record) for name, record in manifest.items()],
-        manifest=manifest,
-        evaluations=evaluations,
-        plan=_text(run.plan, run),
-        axolotl=_text(run.axolotl, run),
-        calibration=_calibration(run, stale=bool(notes) and not evaluations),
-        versions=_versions(run),
-    )
+    card = _card(run, found, repo, (base, license_), evaluations)
     files = _files(run, folder, card)
     if is_same(files, there):
         commit = str(there.head)
@@ -153,10 +137,37 @@ def push(
     else:
         _check_state(there, settings, goes_on=False)
         commit = upload(api, there, files, f"Push {found.folder.parent.name}", progress)
-    unfinished.end()
     shutil.rmtree(work / "model", ignore_errors=True)
+    unfinished.end()
     endpoint = str(api.endpoint or constants.ENDPOINT)
     return Pushed(repo, f"{endpoint}/{repo}", commit, len(files), tuple(notes))
+
+
+def _card(
+    run: Run,
+    found: Found,
+    repo: str,
+    of_base: tuple[str | None, str | None],
+    evaluations: Sequence[Evaluation],
+) -> CardInput:
+    """What the card is made from; of the base, its repository and the license."""
+    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))["tasks"]
+    return CardInput(
+        run=run,
+        repo=repo,
+        is_adapter=found.pushes_adapter,
+        merged=found.merge,
+        base_model=of_base[0],
+        license=of_base[1],
+        method=_method(run),
+        tasks=[task_from_record(name, record) for name, record in manifest.items()],
+        manifest=manifest,
+        evaluations=evaluations,
+        plan=_text(run.plan, run),
+        axolotl=_text(run.axolotl, run),
+        calibration=_calibration(run, evaluations),
+        versions=_versions(run),
+    )
 
 
 @dataclass(frozen=True)
@@ -297,10 +308,10 @@ def _method(run: Run) -> str:
     return str(yaml.safe_load(run.spec.read_text(encoding="utf-8")).get("method", "full"))
 
 
-def _calibration(run: Run, *, stale: bool) -> dict[str, Any] | None:
-    """The calibration beside the model, unless it was fitted on other weights."""
+def _calibration(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
+    """The calibration beside the model, unless no evaluation shows that it is of these weights."""
     path = run.model / CALIBRATION
-    if stale or not path.is_file():
+    if not evaluations or not path.is_file():
         return None
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content

@@ -166,17 +166,22 @@ def _merge_shards(found: Found, out: Path) -> None:
     from accelerate.utils import merge_fsdp_weights
     from huggingface_hub import save_torch_state_dict
     from safetensors import safe_open
+    from torch.distributed.checkpoint.api import CheckpointException
 
     out.mkdir(exist_ok=True)
     for path in loaded_files(found.folder):
         shutil.copy2(path, out / path.name)
+    _without_prefix(out / "config.json")
     gathered = out / "gathered"
     try:
         merge_fsdp_weights(str(found.shards.path / _SHARDS), str(gathered))
-    except Exception as error:  # a damaged shard raises whatever it likes
+    except (Exception, CheckpointException) as error:  # noqa: BLE001  # a damaged shard raises anything
+        damage = next(iter(getattr(error, "failures", {}).values()), (error,))[0]
         raise MultitaskError(
-            f"the shards cannot be merged: {_first_line(error)}", where=found.shards.path
-        ) from error
+            f"the shards cannot be merged ({type(damage).__name__})",
+            where=found.shards.path,
+            fix="remove the checkpoint, then end the training again with --resume",
+        ) from None
     dtype = None if found.is_adapter else _dtype(found.folder)
     with safe_open(gathered / "model.safetensors", framework="pt") as file:
         tensors = {
@@ -191,6 +196,15 @@ def _merge_shards(found: Found, out: Path) -> None:
         max_shard_size=_SHARD_SIZE,
     )
     shutil.rmtree(gathered)
+
+
+def _without_prefix(path: Path) -> None:
+    """Take FSDP out of the architecture's name, as Axolotl does only after it merged."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    names = config.get("architectures") or []
+    if any(name.startswith("FSDP") for name in names):
+        config["architectures"] = [name.removeprefix("FSDP") for name in names]
+        write_atomic(path, json.dumps(config, indent=2) + "\n")
 
 
 def _dtype(folder: Path) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from multitask.checkpoints import Inputs, Marker, fingerprint, write_marker
+from multitask.checkpoints.layout import list_files
 from multitask.hub import Pushed, PushSettings, push
 from multitask.run import Run
 from tests.hub_upload_server import TOKEN, UploadHub, upload_hub
@@ -110,3 +112,6 @@ def _finish_checkpoint(folder: Path) -> None:
         torch.save({}, folder / name)
     state = {"global_step": 12, "max_steps": 12}
     (folder / "trainer_state.json").write_text(json.dumps(state))
+    files = {name: fingerprint(folder / name) for name in list_files(folder)}
+    inputs = Inputs(world_size=1, spec="", data={}, config={})
+    write_marker(folder, Marker(12, 0.0, "fsdp_sharded", inputs, files))

@@ -184,7 +184,7 @@ def _expected(run: Run, model: str) -> dict[str, tuple[str, float]]:
         if shown.task in calibrations:
             scores = calibrations[shown.task].calibrator.apply(scores)
         else:
-            scores = scores - np.logaddexp.reduce(scores)
+            scores = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
         best = int(scores[0].argmax())
         found[shown.task] = shown.labels[best], float(np.exp(scores[0, best]))
     return found
