@@ -8,12 +8,17 @@ from multitask.cli.options import RunPath
 
 
 def report(run: RunPath) -> None:
-    """Write report.html and report.md from a run's evaluations.
+    """Write report.html and report.md from a run's evaluations, and print the verdicts.
 
     Example: multitask report runs/first
     """
-    from multitask.reports.write import write_report
+    from multitask.reports.content import gather
+    from multitask.reports.terminal import print_summary
+    from multitask.reports.write import write_content
     from multitask.run import Run
 
-    for path in write_report(Run.open(run)):
+    opened = Run.open(run)
+    content = gather(opened)
+    print_summary(content)
+    for path in write_content(opened, content):
         typer.echo(f"report: {path}")

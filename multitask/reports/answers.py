@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import escape
 
 from multitask.calibration.record import FILE_NAME, TaskCalibration
 from multitask.calibration.record import load as load_calibrations
@@ -21,6 +22,9 @@ TEXT_LIMIT = 600
 """Characters of a row's text that are shown."""
 
 _TOP = 3
+
+# Bytes of a row's own markup in the page.
+_MARKUP = 260
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,13 @@ class Answers:
         return sorted(wrong, key=lambda row: (-(row.confidence or 0.0), row.id))[:count]
 
     def wrong_first(self, size: int) -> list[Answer]:
-        """As many rows as fit ``size`` characters: the mistakes, then the least sure ones."""
+        """As many rows as fit ``size`` bytes of HTML: the mistakes, then the least sure ones."""
         ordered = sorted(self.rows, key=lambda row: (row.right, row.confidence or 0.0))
         ordered.sort(key=lambda row: row.right)
         kept = []
         for row in ordered:
-            size -= 160 + len(row.text) + len(row.id) + len(row.gold) + len(row.predicted)
-            size -= sum(20 + len(label) for label, _ in row.top)
+            texts = (row.text, row.id, row.gold, row.predicted, *(label for label, _ in row.top))
+            size -= _MARKUP + sum(len(str(escape(text)).encode()) for text in texts)
             if size < 0:
                 break
             kept.append(row)

@@ -79,8 +79,10 @@ class Charts:
 
         return self._figure(title, [name for name, _ in sides], draw, size=(4.2, 4.2))
 
-    def curves(self, title: str, curves: Mapping[str, Curve], label: str) -> Markup:
-        """Values by optimizer step, one line a name."""
+    def curves(
+        self, title: str, curves: Mapping[str, Curve], label: str, *, is_share: bool = False
+    ) -> Markup:
+        """Values by optimizer step, one line a name; shares on a scale from 0 to 1."""
 
         def draw(axes: Axes) -> None:
             for place, curve in enumerate(curves.values()):
@@ -94,6 +96,8 @@ class Charts:
                     markersize=3,
                 )
             axes.set(xlabel="step", ylabel=label)
+            if is_share:
+                axes.set_ylim(0, 1)
 
         return self._figure(title, list(curves), draw)
 

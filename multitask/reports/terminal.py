@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from multitask.metrics.kinds import METRICS
 from multitask.reports.words import findings, interval, number, p_value
@@ -16,6 +17,9 @@ BASELINES = {
     "majority": "majority label",
     "tfidf_logistic_regression": "TF-IDF + LR",
 }
+
+if TYPE_CHECKING:
+    from multitask.reports.content import ReportContent
 
 # Beside the headline with its interval; of tasks with a closed label set, and of generation.
 _CLOSED = ("accuracy", "macro_f1", "log_loss", "ece")
@@ -48,6 +52,32 @@ def print_results(results: dict[str, Any]) -> None:
         console.print(_comparisons(results["comparisons"]))
     for note in results.get("notes", ()):
         console.print(f"note: {note}", highlight=False, markup=False)
+
+
+_STYLES = {"better": "green", "worse": "red", "unclear": "yellow"}
+
+
+def print_summary(content: ReportContent) -> None:
+    """Print a report's first screen: verdicts, what got worse, when to hand over."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, _WIDTH))
+    table = Table(title="Verdict", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("task", "score", "95 %", "verdict", "hand over"):
+        table.add_column(column, overflow="fold")
+    for task in content.tasks:
+        main = task.systems[0].main
+        advice = task.hand_over.advice if task.hand_over else "not calibrated"
+        table.add_row(
+            Text(task.name),
+            main.percent(),
+            main.interval(),
+            Text(task.verdict, style=_STYLES[task.verdict_class]),
+            Text(advice),
+        )
+    console.print(table)
+    for loss, kind in content.got_worse:
+        console.print(Text(f"worse: {loss}", style=_STYLES[kind]), highlight=False)
 
 
 def _scores(

@@ -28,7 +28,11 @@ def write_report(run: Run) -> tuple[Path, Path]:
     Raises:
         InputError: The run has not been evaluated.
     """
-    content = gather(run)
+    return write_content(run, gather(run))
+
+
+def write_content(run: Run, content: ReportContent) -> tuple[Path, Path]:
+    """Write both reports of what was gathered; returns their paths."""
     html, markdown = run.root / "report.html", run.root / "report.md"
     write_atomic(html, render_html(content))
     write_atomic(markdown, render_markdown(content))

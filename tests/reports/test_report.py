@@ -18,6 +18,8 @@ import pytest
 from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
 from multitask.metrics.kinds import METRICS
+from multitask.reports.content import gather
+from multitask.reports.terminal import print_summary
 from multitask.reports.write import markdown_cell, write_report
 from multitask.run import Run
 from multitask.spec import Spec
@@ -179,3 +181,12 @@ def test_a_report_with_matplotlib_has_charts(evaluated: Run) -> None:
     assert "Reliability of banking77" in text
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
+
+
+def test_the_terminal_shows_the_verdicts_and_no_markup(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_summary(gather(run))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "40.0 points under" in text
+    assert "not calibrated" in text
