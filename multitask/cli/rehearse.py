@@ -51,8 +51,8 @@ def rehearse(
     Example: multitask rehearse runs/first --kill node:1@step:5
     """
     from multitask.rehearsal.page import write_page
-    from multitask.rehearsal.rehearse import Wishes
     from multitask.rehearsal.rehearse import rehearse as rehearse_run
+    from multitask.rehearsal.result import Wishes
     from multitask.run import Run
 
     opened = Run.open(run)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
 from pathlib import Path
 
 from multitask.errors import MultitaskError
@@ -17,6 +19,8 @@ OPTIONS = Options(
     backoff=0.5, longest_backoff=2.0, poll=0.1, beat=1.0, dead=20.0, patience=300.0, stop=60.0
 )
 
+_CLIENT = Path(__file__).with_name("forkclient.py")
+
 
 def main() -> None:
     """Supervise this node; exit codes as ``multitask train``'s."""
@@ -26,13 +30,15 @@ def main() -> None:
     parser.add_argument("--procs", type=int, required=True)
     parser.add_argument("--master-addr", required=True)
     parser.add_argument("--master-port", required=True)
+    parser.add_argument("--forkserver", required=True, help="the address of the fork server")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("root", type=Path)
     arguments = parser.parse_args()
     run = Run(arguments.root)
+    threading.Thread(target=_end_with_the_rehearsal, daemon=True).start()
 
     def command(_attempt: Attempt, checkpoint: Path | None, rank_logs: Path) -> list[str]:
-        launch = [sys.executable, "-m", "multitask.rehearsal.agent"]
+        launch = [sys.executable, "-I", "-S", str(_CLIENT), arguments.forkserver]
         launch += ["--nnodes", str(arguments.nodes), "--node-rank", str(arguments.node)]
         launch += ["--nproc-per-node", str(arguments.procs)]
         launch += ["--master-addr", arguments.master_addr]
@@ -56,6 +62,13 @@ def main() -> None:
     except MultitaskError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+
+
+def _end_with_the_rehearsal() -> None:
+    """Leave as soon as the rehearsal is gone, however that came; the fork server ends the ranks."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":

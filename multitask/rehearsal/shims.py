@@ -17,6 +17,10 @@ def install() -> None:
     """Install all shims in this process; before a trainer is made."""
     mesh_on_cpu()
     fsdp_on_cpu()
+
+
+def set_timeout() -> None:
+    """In a rank: let collectives fail soon, where the environment says so."""
     if os.environ.get(TIMEOUT_VARIABLE):
         collectives_time_out(float(os.environ[TIMEOUT_VARIABLE]))
 
