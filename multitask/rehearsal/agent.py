@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
 
 def prepare() -> None:
     """Import and compile what every rank needs, and install the shims, before there are ranks."""
@@ -39,7 +41,10 @@ def prepare() -> None:
 
 def _environment() -> None:
     os.environ["ACCELERATE_USE_CPU"] = "true"
+    # Without a number: torch does not load what is mapped to a device called cpu:0.
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -71,8 +76,17 @@ def launch(arguments: Sequence[str]) -> int:
     parser.add_argument("--log-dir", required=True, help="a folder for each rank's output")
     parser.add_argument("--resume", help="the checkpoint to go on from")
     parser.add_argument("config", help="axolotl.yaml")
+    parsed = parser.parse_args(arguments)
     _environment()
-    return _launch(parser.parse_args(arguments))
+    if _uses_deepspeed(parsed.config):
+        # Told to use CPUs, accelerate leaves DeepSpeed out.
+        del os.environ["ACCELERATE_USE_CPU"]
+    return _launch(parsed)
+
+
+def _uses_deepspeed(config: str) -> bool:
+    with open(config, encoding="utf-8") as file:  # noqa: PTH123
+        return bool((yaml.safe_load(file) or {}).get("deepspeed"))
 
 
 def _launch(arguments: argparse.Namespace) -> int:

@@ -13,26 +13,18 @@ from multitask.rehearsal.result import Wishes
 from multitask.run import Run
 
 
-def layout(wishes: Wishes, cluster: Cluster, config: dict[str, Any]) -> tuple[int, int]:
+def layout(wishes: Wishes, cluster: Cluster) -> tuple[int, int]:
     """How many nodes, and ranks of each.
 
     Args:
         wishes: What the user asked for.
         cluster: What the run was built for.
-        config: The run's ``axolotl.yaml``.
 
     Raises:
         InputError: It cannot be rehearsed.
     """
     nodes = wishes.nodes or cluster.nodes
     procs = wishes.procs or max(1, cluster.gpus_per_node)
-    if config.get("deepspeed"):
-        raise InputError(
-            "DeepSpeed runs cannot be rehearsed: its CPU accelerator does not load a model under "
-            "Axolotl 0.19 (the device map names a bare index, and there is no accelerator to name)",
-            where="key 'deepspeed'",
-            fix="rehearse the same spec with `sharding: fsdp`, which shares all but the engine",
-        )
     if nodes * procs > 64:
         raise InputError(f"{nodes} x {procs} ranks are too many for one machine")
     return nodes, procs

@@ -193,9 +193,11 @@ class Machines:
         return found
 
     def _said(self, node: int) -> str:
+        """What a supervisor gave as its error, with the start of the traceback left out."""
         log = self.root / "logs" / f"supervisor-{node}.log"
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return "\n".join(lines[-12:])
+        text = log.read_text(encoding="utf-8", errors="replace").strip()
+        lines = text[max(0, text.rfind("\nerror: ")) :].strip().splitlines()
+        return "\n".join(lines if len(lines) <= 14 else [*lines[:2], "  ...", *lines[-11:]])
 
 
 def _free_port() -> int:

@@ -56,7 +56,7 @@ def rehearse(
     run.require(run.axolotl, f"multitask build-config {run.spec} --out {run.root}")
     config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
     cluster = load_cluster(load_spec(run.spec).cluster)
-    nodes, procs = layout(wishes, cluster, config)
+    nodes, procs = layout(wishes, cluster)
     _require_links(wishes)
     root = run.root / "rehearsal"
     shutil.rmtree(root, ignore_errors=True)

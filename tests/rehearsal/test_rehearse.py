@@ -112,11 +112,38 @@ def test_a_wrong_layer_class_is_caught(tmp_path: Path) -> None:
     assert "MistralDecoderLayer" in done.stdout
 
 
-def test_deepspeed_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+def test_deepspeed_is_rehearsed_and_resumes(tmp_path: Path) -> None:
     run = _built(tmp_path, sharding="zero2")
-    done = _multitask("rehearse", run.root, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "DeepSpeed runs cannot be rehearsed" in done.stderr
+    done = _multitask("rehearse", run.root, "--nodes", 1, "--procs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    saved = run.root / "rehearsal/undisturbed/model"
+    assert list(saved.glob("checkpoint-*/global_step*/*zero_pp_rank_1*optim_states.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sharding": "zero3", "method": "full"},
+        {"sharding": "zero2", "cpu_offload": True},
+        {"sharding": "fsdp", "cpu_offload": True},
+        {"sharding": "ddp"},
+    ],
+    ids=["zero3-full", "zero2-offload", "fsdp-offload", "ddp"],
+)
+def test_other_shardings_are_rehearsed(tmp_path: Path, changes: dict[str, object]) -> None:
+    run = _built(tmp_path, **changes)
+    done = _multitask("rehearse", run.root, "--nodes", 1, "--procs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_hsdp_keeps_a_copy_on_each_node(tmp_path: Path) -> None:
+    run = _built(tmp_path, sharding="hsdp")
+    done = _multitask("rehearse", run.root, "--nodes", 2, "--procs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    saved = run.root / "rehearsal/undisturbed/model/checkpoint-4/optimizer_0"
+    assert len(list(saved.glob("*.distcp"))) == 2  # two shards, not four
 
 
 def test_a_cut_link_needs_links(tmp_path: Path) -> None:
