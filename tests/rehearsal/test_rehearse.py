@@ -99,7 +99,6 @@ def test_other_methods_are_rehearsed(tmp_path: Path, method: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_a_wrong_layer_class_is_caught(tmp_path: Path) -> None:
     run = _built(tmp_path)
     text = run.axolotl.read_text().replace("LlamaDecoderLayer", "MistralDecoderLayer")
