@@ -6,9 +6,11 @@ import argparse
 import os
 import sys
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 from multitask.errors import MultitaskError
+from multitask.rehearsal.forkserver import Forkserver
 from multitask.run import Run
 from multitask.training.attempts import Attempt
 from multitask.training.options import Options
@@ -30,12 +32,33 @@ def main() -> None:
     parser.add_argument("--procs", type=int, required=True)
     parser.add_argument("--master-addr", required=True)
     parser.add_argument("--master-port", required=True)
-    parser.add_argument("--forkserver", required=True, help="the address of the fork server")
+    parser.add_argument("--forkserver", help="where a rehearsal that holds standard input listens")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("root", type=Path)
     arguments = parser.parse_args()
+    try:
+        with ExitStack() as stack:
+            if arguments.forkserver is None:
+                forks = stack.enter_context(_own_forkserver(arguments))
+                arguments.forkserver = str(forks.address)
+            else:
+                threading.Thread(target=_end_with_the_rehearsal, daemon=True).start()
+            _supervise(arguments)
+    except MultitaskError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+
+
+def _own_forkserver(arguments: argparse.Namespace) -> Forkserver:
+    """Of a node that is a machine of its own."""
+    log = Run(arguments.root).logs / f"forkserver-{arguments.node}.log"
+    forks = Forkserver(log)
+    forks.wait()
+    return forks
+
+
+def _supervise(arguments: argparse.Namespace) -> None:
     run = Run(arguments.root)
-    threading.Thread(target=_end_with_the_rehearsal, daemon=True).start()
 
     def command(_attempt: Attempt, checkpoint: Path | None, rank_logs: Path) -> list[str]:
         launch = [sys.executable, "-I", "-S", str(_CLIENT), arguments.forkserver]
@@ -57,11 +80,7 @@ def main() -> None:
         options=OPTIONS,
         say=lambda message: print(message, file=sys.stderr, flush=True),  # noqa: T201
     )
-    try:
-        supervisor.supervise(resume=arguments.resume)
-    except MultitaskError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
+    supervisor.supervise(resume=arguments.resume)
 
 
 def _end_with_the_rehearsal() -> None:
