@@ -61,6 +61,21 @@ def download(
     return commit, files
 
 
+def check_readable(dataset: HubDataset) -> None:
+    """Check that a dataset's files can be had; in offline mode, that a copy is in the cache.
+
+    Raises:
+        HubUnreachableError: No connection, or offline mode without a cached copy.
+        InputError: The repository is gated, private or missing.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if constants.is_offline_mode():
+        _cached_listing(dataset)
+    else:
+        _asking(dataset, lambda: HfApi().auth_check(dataset.repo, repo_type="dataset"))
+
+
 def split_files(names: Sequence[str], split: str, config: str | None) -> list[str]:
     """The data files of a split in a repository, by the names that the Hub's own tools use.
 

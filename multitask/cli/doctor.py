@@ -1,0 +1,46 @@
+"""``multitask doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SPEC|RUN]", help="A spec or a run that is to be trained; else the machine."
+        ),
+    ] = None,
+    imports: Annotated[
+        bool,
+        typer.Option(
+            "--imports",
+            help="Also import torch, compiled packages and the plugins, in other processes; takes "
+            "up to minutes.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check this machine before it is paid for: versions, GPUs, network, logins, disk, the run.
+
+    Nothing is changed or started. Exit code 0 without problems (warnings allowed), 1 with one, 2
+    where SPEC or RUN cannot be read.
+
+    Example: multitask doctor runs/first
+    """
+    import json
+
+    from multitask.doctor import examine
+    from multitask.doctor.show import print_examination
+
+    found = examine(path, imports=imports)
+    if as_json:
+        typer.echo(json.dumps(found.record(), indent=2, ensure_ascii=False))
+    else:
+        print_examination(found)
+    if not found.healthy:
+        raise typer.Exit(1)
