@@ -34,7 +34,8 @@ def _plan(subject: Subject) -> list[Check]:
         return [refused(GROUP, "spec", subject.refusal)]
     setup = subject.setup
     assert setup is not None
-    found = f"{spec.model}, {spec.method}, {len(spec.tasks)} tasks, {setup.cluster.description}"
+    tasks = ", ".join(spec.task_names)
+    found = f"{spec.model}, method {spec.method}, on {setup.cluster.description}: {tasks}"
     checks = [ok(GROUP, "spec", found)]
     quote = setup.estimate
     if quote is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import multitask
 from multitask.doctor.bounded import NoAnswerError, Pending, run_program
-from multitask.doctor.check import Check, State, ok, problem, warning
+from multitask.doctor.check import Check, ok, problem, warning
 from multitask.doctor.packages import GROUP, installed
 from multitask.doctor.subject import Subject
 
@@ -116,7 +116,9 @@ def _start(subject: Subject, code: str, *arguments: str) -> Pending[Check | str]
             environment=_environment(),
         )
         if done.code == 0:
-            return done.out.strip().splitlines()[-1] if done.out.strip() else "as it should"
+            # Libraries print at import; torch's own line is the one that was asked for.
+            lines = done.out.strip().splitlines() if code == _TORCH else []
+            return lines[-1] if lines else "can be imported"
         words = done.err.strip().splitlines() or [f"exit code {done.code}"]
         return problem(GROUP, "", words[-1], "")
 
@@ -130,12 +132,10 @@ def _imported(name: str, pending: Pending[Check | str]) -> Check:
         return warning(GROUP, name, str(error), "try again: a cold disk is slow the first time")
     if isinstance(result, str):
         return ok(GROUP, name, result)
-    # bitsandbytes and DeepSpeed fail where nothing uses them, too.
-    state: State = "problem"
     fix = "install it anew, built for the installed torch"
     if name == "load plugins":
         fix = "mend what it says: Axolotl only logs it, and trains without the plugin"
-    return Check(GROUP, name, state, result.found, fix)
+    return problem(GROUP, name, result.found, fix)
 
 
 def _plugins(subject: Subject) -> list[str]:

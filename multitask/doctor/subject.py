@@ -92,5 +92,5 @@ def _workload(run: Run | None) -> Workload | None:
         return None
     try:
         return workload_of(run)
-    except (OSError, ValueError, KeyError, ArithmeticError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
         return None
