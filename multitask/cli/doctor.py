@@ -23,6 +23,12 @@ def doctor(
             "up to minutes.",
         ),
     ] = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.1, help="How long the Hugging Face Hub may take to answer."
+        ),
+    ] = 2.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check this machine before it is paid for: versions, GPUs, network, logins, disk, the run.
@@ -37,7 +43,7 @@ def doctor(
     from multitask.doctor import examine
     from multitask.doctor.show import print_examination
 
-    found = examine(path, imports=imports)
+    found = examine(path, imports=imports, hub_seconds=timeout)
     if as_json:
         typer.echo(json.dumps(found.record(), indent=2, ensure_ascii=False))
     else:

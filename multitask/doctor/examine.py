@@ -13,7 +13,7 @@ from multitask.doctor.bounded import NoAnswerError, Pending
 from multitask.doctor.check import Check, warning
 from multitask.doctor.cluster import cluster_checks
 from multitask.doctor.imports import find_plugin, import_checks, plugin_check
-from multitask.doctor.logins import HubQuestions, wandb_check
+from multitask.doctor.logins import HUB_SECONDS, HubQuestions, wandb_check
 from multitask.doctor.packages import package_checks, torch_cuda
 from multitask.doctor.subject import Subject, open_subject
 
@@ -54,6 +54,7 @@ def examine(
     path: Path | None = None,
     *,
     imports: bool = False,
+    hub_seconds: float = HUB_SECONDS,
     environment: Mapping[str, str] | None = None,
 ) -> Examination:
     """Look at this machine, and at a spec or a run that is to be trained on it.
@@ -65,6 +66,7 @@ def examine(
         path: A spec file or a run directory; None: the machine alone.
         imports: Import torch, compiled packages and the plugins in processes of their own, which
             takes from ten seconds to minutes.
+        hub_seconds: How long the Hub may take to answer a question.
         environment: The variables to judge; None: this process's.
 
     Raises:
@@ -75,7 +77,7 @@ def examine(
     asked_gpus = Pending(gpus.find_gpus, _GPU_SECONDS)
     subject = Pending(lambda: open_subject(path), _READ_SECONDS).get()
     plugin = find_plugin(subject)
-    hub = HubQuestions(subject)
+    hub = HubQuestions(subject, hub_seconds)
     own_files = Pending(lambda: files.file_checks(subject), _FILE_SECONDS)
     of_machine = Pending(lambda: _machine(subject, hub), _DISK_SECONDS)
     imported = import_checks(subject) if imports else list

@@ -15,7 +15,8 @@ from multitask.doctor.packages import GROUP, installed
 from multitask.doctor.subject import Subject
 
 _PLUGIN = "multitask.plugin.MultitaskPlugin"
-_FIND_SECONDS = 5.0
+# A tenth of a second where all is well.
+_FIND_SECONDS = 20.0
 # A cold disk on a fresh node takes minutes to give torch and what it needs.
 _IMPORT_SECONDS = 300.0
 

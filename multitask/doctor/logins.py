@@ -19,8 +19,8 @@ from multitask.errors import InputError, MultitaskError
 
 GROUP = "logins and access"
 _LOGIN = "Hugging Face login"
-# From the start, imports included. The Hub's own client waits for ever.
-_SECONDS = 2.5
+# From the start, imports included; the Hub's own client would wait for ever.
+HUB_SECONDS = 2.5
 
 
 class HubQuestions:
@@ -30,8 +30,8 @@ class HubQuestions:
         offline: Whether ``HF_HUB_OFFLINE`` keeps every process from asking.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        """Ask what the subject needs to know."""
+    def __init__(self, subject: Subject, seconds: float = HUB_SECONDS) -> None:
+        """Ask what the subject needs to know, and wait for each answer as long as given."""
         from huggingface_hub import HfApi, constants, get_token
 
         self._subject, self._api = subject, HfApi()
@@ -40,13 +40,13 @@ class HubQuestions:
         self._who: Pending[dict[str, Any]] | None = None
         self._readable: Pending[None] | None = None
         if self._has_token and not self.offline:
-            self._who = Pending(self._api.whoami, _SECONDS)
+            self._who = Pending(self._api.whoami, seconds)
         self._model = _hub_model(subject)
         if self._model and not self.offline:
             from multitask.hub.access import check_readable
 
-            self._readable = Pending(partial(check_readable, self._api, self._model), _SECONDS)
-        self._datasets = [_Dataset(adapter) for adapter in _adapters(subject)]
+            self._readable = Pending(partial(check_readable, self._api, self._model), seconds)
+        self._datasets = [_Dataset(adapter, seconds) for adapter in _adapters(subject)]
 
     def model_is_here(self) -> bool:
         """Whether the base model's weights are on this machine."""
@@ -119,13 +119,15 @@ class _Dataset:
     """The places of a task's dataset, each being asked."""
 
     adapter: Adapter
+    seconds: float
     places: list[tuple[HubDataset, Pending[None]]] = field(init=False)
 
     def __post_init__(self) -> None:
         from multitask.data.hub import check_readable
 
         self.places = [
-            (place, Pending(partial(check_readable, place), _SECONDS)) for place in self.adapter.hub
+            (place, Pending(partial(check_readable, place), self.seconds))
+            for place in self.adapter.hub
         ]
 
     def check(self, folder: Path | None, *, sample: bool) -> Check:

@@ -151,6 +151,7 @@ def test_a_relative_python_path_is_lost_where_a_training_starts(
     assert "finds no multitask" in check.found
 
 
+@pytest.mark.train
 def test_a_plugin_of_the_user_s_that_cannot_be_imported_is_a_problem(built: Run) -> None:
     pytest.importorskip("axolotl")
     edit(built.axolotl, plugins=["nowhere.Plugin"])
