@@ -12,15 +12,16 @@ def doctor(
     path: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[SPEC|RUN]", help="A spec or a run that is to be trained; else the machine."
+            metavar="[SPEC|RUN]",
+            help="What is to be trained; without, only the machine is checked.",
         ),
     ] = None,
     imports: Annotated[
         bool,
         typer.Option(
             "--imports",
-            help="Also import torch, compiled packages and the plugins, in other processes; takes "
-            "up to minutes.",
+            help="Also import torch, compiled packages and the plugins, in processes of their own; "
+            "takes from ten seconds to minutes.",
         ),
     ] = False,
     timeout: Annotated[
@@ -31,10 +32,10 @@ def doctor(
     ] = 2.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check this machine before it is paid for: versions, GPUs, network, logins, disk, the run.
+    """Check this machine, and a spec or run on it: versions, GPUs, network, logins, disk.
 
-    Nothing is changed or started. Exit code 0 without problems (warnings allowed), 1 with one, 2
-    where SPEC or RUN cannot be read.
+    Nothing is changed, and no training is started. Exit code 0: no problem (warnings allowed);
+    1: a problem; 2: SPEC or RUN cannot be read.
 
     Example: multitask doctor runs/first
     """
