@@ -25,7 +25,10 @@ def push(
         typer.Option("--force", help="Replace the files of a repository that has some already."),
     ] = False,
     public: Annotated[
-        bool, typer.Option("--public", help="Let everyone have it; without, only a private repository is used.")
+        bool,
+        typer.Option(
+            "--public", help="Let everyone have it; without, only a private repository is used."
+        ),
     ] = False,
     license_: Annotated[
         str | None,

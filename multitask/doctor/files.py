@@ -38,9 +38,12 @@ def _plan(subject: Subject) -> list[Check]:
     found = f"{spec.model}, method {spec.method}, on {setup.cluster.description}: {tasks}"
     checks = [ok(GROUP, "spec", found)]
     quote = setup.estimate
+    if setup.cluster.on_cpu:
+        return checks
     if quote is None:
         text = "not known, since the model's sizes are not"
-        return [*checks, warning(GROUP, "memory of a GPU", text, *setup.model.notes[:1])]
+        fix = "download its config.json once (`hf download MODEL config.json`), or give a folder"
+        return [*checks, warning(GROUP, "memory of a GPU", text, fix)]
     if quote.fits is False:
         fix = "`multitask estimate` lists what fits"
         return [*checks, problem(GROUP, "memory of a GPU", quote.why_not, fix)]

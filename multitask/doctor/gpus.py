@@ -193,7 +193,7 @@ def _fit(
         fix = f"train it where there are {wanted}; planning and building need none"
         return [Check(GROUP, name, state, f"it needs {wanted}, and there is none here", fix)]
     if visible < cluster.gpus_per_node:
-        fix = "choose the `cluster` that is there in the spec and build the run again"
+        fix = f"train it where there are {wanted}, or plan it anew for the `cluster` that is here"
         return [problem(GROUP, name, f"it needs {wanted}, and {visible} can be used", fix)]
     least = min(gpu.memory_gb for gpu in found.all)
     if cluster.memory_gb is not None and least < _ENOUGH * cluster.memory_gb:

@@ -121,7 +121,7 @@ def _disk(needs: list[Need]) -> Iterator[Check]:
         parts = " + ".join(f"{need.what} {_gb(need.gb or 0.0)}" for need in known)
         text = f"{_gb(free)} free on the disk of {place}"
         if known and free < wanted:
-            fix = "free some, or choose a larger volume; fewer `checkpoint: {keep}` need less"
+            fix = "free some, take a larger volume, or keep fewer (`checkpoint: {keep: 2}`)"
             yield problem(GROUP, "disk", f"{text}, and {_gb(wanted)} are needed ({parts})", fix)
         elif known:
             yield ok(GROUP, "disk", f"{text}, {_gb(wanted)} needed ({parts})")

@@ -213,7 +213,8 @@ def _others(pins: list[Pin], severity: State) -> Check:
         if found is not None and pin.accepts(found):
             continue
         # What an extra of Axolotl's brings, and training from a spec does not need.
-        if found is None and pin.requirement.marker and "extra" in str(pin.requirement.marker):
+        marker = pin.requirement.marker
+        if found is None and pin.by == "axolotl" and marker and "extra" in str(marker):
             continue
         text = "missing" if found is None else found
         wrong.setdefault(f"{pin.name} {text}", f"{pin.by} needs {pin.requirement}")

@@ -95,3 +95,10 @@ def test_a_choice_that_excludes_another_is_told_with_its_remedy(
     check = doctor(write_spec(method="lora-8-bit")).check("spec")
     assert check.state == "problem"
     assert check.fix == "did you mean 'lora-8bit'?"
+
+
+def test_the_memory_of_a_model_that_nobody_knows_is_not_known(
+    doctor: Doctor, write_spec: Callable[..., Path]
+) -> None:
+    check = doctor(write_spec(cluster="1x24gb")).check("memory of a GPU")
+    assert (check.state, check.found) == ("warning", "not known, since the model's sizes are not")

@@ -32,7 +32,6 @@ def test_a_built_run_is_ok_as_it_is(built: Run) -> None:
     found = {check.name: check.state for check in checks(built)}
     assert found == {
         "spec": "ok",
-        "memory of a GPU": "warning",  # of a model that nobody knows
         "files": "ok",
         "data": "ok",
         "axolotl.yaml": "ok",
