@@ -144,6 +144,9 @@ def _configuration(run: Run, subject: Subject) -> Iterator[Check]:
         yield make(GROUP, f"{name}: {finding.where}", finding.what, finding.fix)
     planned = json.loads(json.dumps(axolotl_file(setup).config, default=str))
     now = json.loads(json.dumps(config, default=str))
+    for values in (planned, now):  # a model in the run: one of the two has its whole path
+        if (run.root / str(values.get("base_model"))).is_dir():
+            values["base_model"] = str((run.root / values["base_model"]).resolve())
     keys = sorted(key for key in {*planned, *now} if planned.get(key) != now.get(key))
     if keys:
         shown = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from multitask.build import build_config
 from multitask.checkpoints import Inputs
 from multitask.doctor.check import Check
 from multitask.doctor.files import file_checks
 from multitask.doctor.imports import find_plugin, import_checks, plugin_check
 from multitask.doctor.subject import open_subject
 from multitask.run import Run
+from multitask.spec import Spec
 from tests.checkpoints.conftest import mark, write_plain
 from tests.doctor.conftest import Doctor, MakeEnvironment, named
 
@@ -65,6 +68,18 @@ def test_an_edited_configuration_is_named_by_its_keys(built: Run) -> None:
     check = named(checks(built), "axolotl.yaml")
     assert check.state == "warning"
     assert "learning_rate, warmup" in check.found
+
+
+def test_a_model_inside_the_run_is_no_difference(tmp_path: Path) -> None:
+    def add_model(root: Path, _prepared: object) -> None:
+        (root / "base").mkdir()
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        more = {"model_type": "llama", "intermediate_size": 64, "vocab_size": 400}
+        (root / "base" / "config.json").write_text(json.dumps(sizes | more))
+
+    spec = Spec(model="base", tasks=("text_claims",), cluster="cpu", method="full", sample=True)
+    run = build_config(spec, tmp_path / "run", validate=False, add_files=add_model).run
+    assert named(checks(run), "axolotl.yaml").state == "ok"
 
 
 def test_a_spec_that_was_edited_after_the_build_shows_too(built: Run) -> None:
