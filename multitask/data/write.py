@@ -119,6 +119,7 @@ def _manifest(
         "epochs": spec.epochs,
         "split": spec.split.model_dump(),
         "mixture": spec.mixture.model_dump(),
+        "divided_with": list(prepared.beside),
         "tasks": {p.task.name: _task_record(p, spec, tokens) for p in prepared.tasks},
         "leakage": {
             "near_duplicates_searched": spec.leakage.near_duplicates,
