@@ -349,8 +349,8 @@ def _resolve_paths(spec: Spec, path: Path) -> Spec:
     changes: dict[str, Any] = {}
     if spec.data_dir is not None:
         changes["data_dir"] = str(_local(spec.data_dir, base))
-    changes["tasks"] = tuple(_resolve_task(task, base) for task in spec.tasks)
-    changes["general"] = tuple(_resolve_task(task, base) for task in spec.general)
+    changes["tasks"] = tuple(resolve_task(task, base) for task in spec.tasks)
+    changes["general"] = tuple(resolve_task(task, base) for task in spec.general)
     if spec.cluster.endswith((".yaml", ".yml")):
         changes["cluster"] = str(_local(spec.cluster, base))
     model = _resolve_model(spec.model, base, path)
@@ -364,7 +364,8 @@ def _local(value: str, base: Path) -> Path:
     return expanded if expanded.is_absolute() else (base / expanded).resolve()
 
 
-def _resolve_task(task: str | TaskSpec, base: Path) -> str | TaskSpec:
+def resolve_task(task: str | TaskSpec, base: Path) -> str | TaskSpec:
+    """A task with the files of its source taken relative to a folder."""
     if isinstance(task, str):
         return task
     return task.model_copy(update={"source": _resolve_source(task.source, base)})
