@@ -69,15 +69,15 @@ def test_settings_are_kept_but_for_what_needs_several_tasks_or_overwrites(
 
 
 def test_a_budget_in_steps_is_that_of_the_training(run: Run) -> None:
-    _trained_for(run, 77)
+    _trained_for(run, 55)
     for single in single_task_specs(run.root, "steps"):
-        assert single.spec.axolotl["max_steps"] == 77
+        assert single.spec.axolotl["max_steps"] == 55
         rows = json.loads(run.manifest.read_text())["tasks"][single.task]["mixture"]["rows"]
         batch = sequences_per_step(run)
         assert batch is not None
         # Enough passes for all steps.
-        assert single.spec.epochs * rows >= 77 * batch
-    assert "the 77 optimizer steps" in single.to_yaml()
+        assert single.spec.epochs * rows >= 55 * batch
+    assert "the 55 optimizer steps" in single.to_yaml()
 
 
 def test_steps_are_not_known_before_the_training(run: Run) -> None:
