@@ -19,9 +19,10 @@ from multitask.reports.sharing import (
     read_forgetting,
     read_sharing,
 )
-from multitask.reports.task import BASELINES, TaskReport, task_report
+from multitask.reports.task import TaskReport, task_report
 from multitask.reports.training import Training, read_training
 from multitask.reports.verdicts import got_worse
+from multitask.reports.words import BASELINES
 from multitask.run import Run
 
 
@@ -109,8 +110,20 @@ def gather(run: Run, evaluation: str | None = None) -> ReportContent:
             *sharing_notes,
             *forgotten_notes,
         ],
-        provenance=read_provenance(run, manifest, results),
+        provenance=read_provenance(
+            run,
+            manifest,
+            results,
+            compared=[] if sharing is None else sharing.runs,
+            general=_named(manifest, forgotten),
+        ),
     )
+
+
+def _named(manifest: Mapping[str, Any], forgotten: Forgetting | None) -> list[str]:
+    """General tasks that the spec does not have."""
+    pairs = [] if forgotten is None else forgotten.tasks
+    return [pair.task for pair in pairs if pair.task not in manifest.get("general", ())]
 
 
 def choose(names: Sequence[str], wanted: str | None) -> tuple[str, list[str]]:

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from multitask.environment import environment
+from multitask.evaluation.names import BASE_NAME, DEFAULT_NAME
+from multitask.evaluation.settings import Settings
 from multitask.reports.training import read_lines
+from multitask.reports.words import BASELINES
 from multitask.run import Run
 
 _NOT_RECORDED = "not recorded"
+
+# Settings of an evaluation that are options of the command.
+_OPTIONS = {
+    "distribution",
+    "calibration",
+    "target_precision",
+    "baselines",
+    "generate",
+    "option_texts",
+    "permutations",
+    "dtype",
+    "quantisation",
+    "token_budget",
+}
 
 
 @dataclass(frozen=True)
@@ -46,9 +63,22 @@ class Provenance:
 
 
 def read_provenance(
-    run: Run, manifest: Mapping[str, Any], results: Mapping[str, Any]
+    run: Run,
+    manifest: Mapping[str, Any],
+    results: Mapping[str, Any],
+    *,
+    compared: Sequence[str] = (),
+    general: Sequence[str] = (),
 ) -> Provenance:
-    """Gather it from the run's files."""
+    """Gather it from the run's files.
+
+    Args:
+        run: The run.
+        manifest: Its manifest.
+        results: The content of results.json.
+        compared: The single-task runs that it was compared with.
+        general: General tasks that were named to the evaluation, not in the spec.
+    """
     return Provenance(
         spec=run.spec.read_text(encoding="utf-8"),
         plan=run.plan.read_text(encoding="utf-8") if run.plan.is_file() else None,
@@ -70,7 +100,7 @@ def read_provenance(
         made_with=_made_with(_of_training(run), results.get("environment"), environment()),
         settings={key: str(value) for key, value in results.get("settings", {}).items()},
         seed=str(manifest.get("seed", "as the spec says")),
-        commands=_commands(run, results),
+        commands=_commands(run, results, compared, general),
     )
 
 
@@ -122,20 +152,45 @@ def _column(part: Mapping[str, Any] | None) -> dict[str, str]:
     return {**column, **versions}
 
 
-def _commands(run: Run, results: Mapping[str, Any]) -> list[str]:
+def _commands(
+    run: Run, results: Mapping[str, Any], compared: Sequence[str], general: Sequence[str]
+) -> list[str]:
     name = run.root.name
     evaluate = ["multitask", "evaluate", name, "--split", results["split"]]
     if results.get("name"):
         evaluate += ["--name", results["name"]]
     if results.get("limit"):
         evaluate += ["--limit", str(results["limit"])]
-    if results.get("settings", {}).get("permutations"):
-        evaluate.append("--permutations")
-    if "base" in results.get("comparisons", {}):
-        evaluate.append("--base")
+    evaluate += _flags(results.get("settings", {}))
+    for other in results.get("comparisons", {}):
+        if other == BASE_NAME:
+            evaluate.append("--base")
+        elif other not in BASELINES:
+            evaluate += ["--against", other]
+    for option, values in (("--compare", compared), ("--general", general)):
+        for value in values:
+            evaluate += [option, value]
+    report = ["multitask", "report", name]
+    if results.get("name", DEFAULT_NAME) != DEFAULT_NAME:
+        report += ["--name", results["name"]]
     return [
         shlex.join(["multitask", "build-config", "spec.yaml", "--out", name]),
         shlex.join(["multitask", "train", name]),
         shlex.join(evaluate),
-        shlex.join(["multitask", "report", name]),
+        shlex.join(report),
     ]
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    """The options of `multitask evaluate` that give these settings."""
+    found = []
+    for key, default in Settings().record().items():
+        value = settings.get(key, default)
+        if value == default or key not in _OPTIONS:
+            continue
+        option = "--" + key.replace("_", "-")
+        if isinstance(default, bool):
+            found.append(option if value else option.replace("--", "--no-", 1))
+        else:
+            found += [option, str(value)]
+    return found

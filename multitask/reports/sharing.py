@@ -77,6 +77,7 @@ class Sharing:
         not_compared: Tasks without a single-task run.
         notes: What the trainings differ in.
         comparisons: By task, as the comparisons of results.json.
+        runs: The single-task runs, by the names of their folders.
     """
 
     tasks: list[Pair]
@@ -85,6 +86,7 @@ class Sharing:
     not_compared: list[str]
     notes: list[str]
     comparisons: dict[str, Any]
+    runs: list[str]
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def sharing(record: Mapping[str, Any], results: Mapping[str, Any]) -> Sharing:
         not_compared=list(record["not_compared"]),
         notes=list(record["notes"]),
         comparisons=record["tasks"],
+        runs=list(dict.fromkeys(task["run"] for task in record["tasks"].values())),
     )
 
 

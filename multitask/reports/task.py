@@ -13,12 +13,8 @@ from multitask.reports.confusion import Confusion, confusion
 from multitask.reports.sharing import SINGLE
 from multitask.reports.verdicts import HandOver, Opponent, hand_over, opponents
 from multitask.reports.verdicts import verdict as over_all
-from multitask.reports.words import findings
+from multitask.reports.words import BASELINES, findings
 
-BASELINES = {
-    "majority": "Majority label",
-    "tfidf_logistic_regression": "TF-IDF + logistic regression",
-}
 _WORST = 12
 
 # Bytes of the listed predictions of all tasks together: a page that can be sent by e-mail.
