@@ -10,6 +10,7 @@ from typing import Any, Literal
 from multitask.data.normal_form import normalised
 from multitask.errors import InputError, did_you_mean
 from multitask.metrics.comparison import Comparison, compare, holm
+from multitask.metrics.estimate import Clusters, if_repeated
 from multitask.metrics.transfer import RecallChange, recall_changes
 from multitask.run import Run
 from multitask.tasks import Kind, Task
@@ -165,18 +166,17 @@ class Paired:
     gold: list[str]
     one: list[str | None]
     two: list[str | None]
-    clusters: list[str] | None
+    clusters: Clusters | None
 
     @classmethod
     def of(cls, task: Task, mine: Answers, theirs: Answers, rows: Sequence[Key]) -> Paired:
         """Take the answers to some rows that both have."""
-        ids = [name for name, _ in rows]
         return cls(
             task,
             [mine.gold[key] for key in rows],
             [mine.predicted[key] for key in rows],
             [theirs.predicted[key] for key in rows],
-            ids if len(set(ids)) < len(ids) else None,
+            if_repeated([name for name, _ in rows]),
         )
 
     def right(self, side: Sequence[str | None]) -> list[bool]:

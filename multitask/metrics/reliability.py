@@ -17,6 +17,7 @@ from multitask.metrics.estimate import (
     Ints,
     cluster_codes,
     distance,
+    items_at,
     resamples,
     share,
 )
@@ -71,7 +72,7 @@ def reliability_bins(
     found = []
     for code in np.unique(codes):
         inside = np.flatnonzero(codes == code)
-        items = None if clusters is None else [clusters[i] for i in inside]
+        items = items_at(clusters, inside)
         found.append(
             ReliabilityBin(
                 count=len(inside),
@@ -107,7 +108,7 @@ def expected_calibration_error(
     sure, right = _checked(confidence, correct)
     order = np.argsort(sure, kind="stable")
     sure, right = sure[order], right[order]
-    items = None if clusters is None else [clusters[i] for i in order]
+    items = items_at(clusters, order)
     gap = (sure - right)[None]
     groups = _ties(sure)
     value = float(_error(np.ones_like(gap), gap, groups, bins)[0])

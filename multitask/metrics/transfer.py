@@ -19,6 +19,8 @@ from multitask.metrics.estimate import (
     Clusters,
     Estimate,
     Floats,
+    if_repeated,
+    items_at,
     means,
     quantiles,
     resamples,
@@ -112,8 +114,8 @@ def recall_changes(
 
 def _at(clusters: Clusters | None, places: Sequence[int]) -> Clusters | None:
     """The items of some rows; None where each has one of its own."""
-    items = None if clusters is None else [clusters[i] for i in places]
-    return items if items is not None and len(set(items)) < len(items) else None
+    items = items_at(clusters, places)
+    return None if items is None else if_repeated(items)
 
 
 def _test(

@@ -15,7 +15,7 @@ import numpy as np
 from multitask.calibration.record import FILE_NAME, TaskCalibration
 from multitask.calibration.record import load as load_calibrations
 from multitask.data.render import Row
-from multitask.metrics.estimate import Clusters
+from multitask.metrics.estimate import if_repeated
 from multitask.metrics.probabilities import normalised, score_matrix
 from multitask.metrics.reliability import ReliabilityBin, reliability_bins
 
@@ -230,7 +230,6 @@ def _after(records: Sequence[Mapping[str, Any]]) -> list[ReliabilityBin] | None:
     kept = [record for record in records if record.get("confidence") is not None]
     if not kept:
         return None
-    ids = [record["id"] for record in kept]
-    clusters: Clusters | None = ids if len(set(ids)) < len(ids) else None
+    clusters = if_repeated([record["id"] for record in kept])
     right = np.array([record["gold"] == record["predicted"] for record in kept])
     return reliability_bins([record["confidence"] for record in kept], right, clusters=clusters)
