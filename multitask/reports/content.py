@@ -47,6 +47,11 @@ class ReportContent:
     notes: list[str]
     provenance: Provenance
 
+    @property
+    def opponents(self) -> list[str]:
+        """What any task is compared with, in order."""
+        return list(dict.fromkeys(o.name for task in self.tasks for o in task.opponents))
+
 
 def gather(run: Run, evaluation: str | None = None) -> ReportContent:
     """Read a run's evaluations, data and training events.

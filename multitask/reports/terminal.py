@@ -100,9 +100,9 @@ def print_forgetting(results: Mapping[str, Any]) -> None:
 
 def _print_sharing(console: Console, found: Sharing) -> None:
     console.print(_pairs("what sharing one model gave and took", "together", "alone", found.tasks))
-    if found.gain is not None:
-        text = f"mean relative gain in accuracy: {found.gain}"
-        console.print(Text(text, style=_STYLES[found.gain_verdict]), highlight=False)
+    gain = found.gain or "none, since a model of one task has no row right"
+    text = f"mean relative gain in accuracy: {gain}"
+    console.print(Text(text, style=_STYLES[found.gain_verdict]), highlight=False)
     for task in found.not_compared:
         console.print(Text(f"{task}: no run of it alone"), highlight=False)
     for note in found.notes:

@@ -97,15 +97,20 @@ def verdict(found: list[Opponent]) -> tuple[str, str]:
         return f"worse than {_names(worse)}", "worse"
     if better and not unclear:
         return f"better than {_names(better)}", "better"
+    like = f"not clearly different from {_listed([o.name for o in unclear])}"
     if better:
-        return f"better than {_names(better)}; not clearly different from {_names(unclear)}", (
-            "better"
-        )
-    return f"not clearly different from {_names(unclear)}", "unclear"
+        return f"better than {_names(better)}; {like}", "better"
+    return like, "unclear"
 
 
 def _names(found: list[Opponent]) -> str:
-    return " and ".join(f"{o.name} ({o.value:+.1f} points)" for o in found)
+    return _listed([f"{o.name} ({o.value:+.1f} points)" for o in found])
+
+
+def _listed(names: list[str]) -> str:
+    """Such as ``a, b and c``."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def got_worse(results: Mapping[str, Any], titles: Mapping[str, str]) -> Iterator[tuple[str, str]]:

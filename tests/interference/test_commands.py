@@ -29,7 +29,7 @@ def test_wrong_arguments_of_the_preset_end_with_2(tmp_path: Path) -> None:
 
 
 def test_compare_prints_a_table_and_names_the_file(runs: Runs) -> None:
-    options = ["--limit", "10", "--no-distribution", "--generate", "0", "--no-baselines"]
+    options = ["--limit", "20", "--no-distribution", "--generate", "0", "--no-baselines"]
     compare = [part for run in runs.alone.values() for part in ("--compare", str(run.root))]
     done = multitask("evaluate", runs.together.root, *options, *compare)
     assert done.returncode == 0, done.stderr
