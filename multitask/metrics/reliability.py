@@ -24,6 +24,9 @@ from multitask.metrics.estimate import (
 
 BINS = 15
 
+# Fewer say nothing of a bin's accuracy.
+_LEAST_IN_BIN = 10
+
 
 @dataclass(frozen=True)
 class ReliabilityBin:
@@ -48,7 +51,7 @@ def reliability_bins(
     confidence: npt.ArrayLike,
     correct: Sequence[bool] | npt.NDArray[np.bool_],
     *,
-    bins: int = BINS,
+    bins: int | None = None,
     clusters: Clusters | None = None,
     seed: int = 0,
 ) -> list[ReliabilityBin]:
@@ -60,7 +63,7 @@ def reliability_bins(
     Args:
         confidence: Probability of each row's prediction, 0 to 1.
         correct: Whether the prediction is right.
-        bins: How many bins.
+        bins: How many bins; default: 15, or fewer, so that each has 10 rows.
         clusters: The item of every row, where items have several.
         seed: Seeds the clustered bootstrap of the accuracies.
 
@@ -68,6 +71,8 @@ def reliability_bins(
         ValueError: There are no rows, the two differ in length, or a confidence is outside 0..1.
     """
     sure, right = _checked(confidence, correct)
+    if bins is None:
+        bins = max(1, min(BINS, len(sure) // _LEAST_IN_BIN))
     codes = _bins(sure, bins)
     found = []
     for code in np.unique(codes):
