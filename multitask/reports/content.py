@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from multitask.data.render import Row
@@ -63,14 +64,7 @@ def gather(run: Run, evaluation: str | None = None) -> ReportContent:
     Raises:
         InputError: The run has not been evaluated, or not under that name.
     """
-    found = sorted(run.evaluations.glob("*/results.json")) if run.evaluations.is_dir() else []
-    if not found:
-        raise InputError(
-            "the run has not been evaluated",
-            where=run.root,
-            fix=f"run `multitask evaluate {run.root}`",
-        )
-    by_name = {path.parent.name: path for path in found}
+    by_name = _evaluations(run)
     chosen, choice_notes = choose(list(by_name), evaluation)
     main = by_name[chosen]
     results = json.loads(main.read_text(encoding="utf-8"))
@@ -80,7 +74,9 @@ def gather(run: Run, evaluation: str | None = None) -> ReportContent:
     manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
     spec = _spec(run.spec.read_text(encoding="utf-8"))
     others = [
-        json.loads(p.read_text(encoding="utf-8")) | {"_": p.parent.name} for p in found if p != main
+        json.loads(path.read_text(encoding="utf-8")) | {"_": name}
+        for name, path in by_name.items()
+        if name != chosen
     ]
     rows = _rows(run, results["split"])
     return ReportContent(
@@ -90,7 +86,7 @@ def gather(run: Run, evaluation: str | None = None) -> ReportContent:
         base_model=spec["model"],
         split=results["split"],
         limit=results["limit"],
-        evaluations=[path.parent.name for path in found],
+        evaluations=list(by_name),
         tasks=[
             task_report(
                 name,
@@ -123,6 +119,18 @@ def gather(run: Run, evaluation: str | None = None) -> ReportContent:
             general=_named(manifest, forgotten),
         ),
     )
+
+
+def _evaluations(run: Run) -> dict[str, Path]:
+    """The results.json of every evaluation, by name."""
+    found = sorted(run.evaluations.glob("*/results.json")) if run.evaluations.is_dir() else []
+    if not found:
+        raise InputError(
+            "the run has not been evaluated",
+            where=run.root,
+            fix=f"run `multitask evaluate {run.root}`",
+        )
+    return {path.parent.name: path for path in found}
 
 
 def _named(manifest: Mapping[str, Any], forgotten: Forgetting | None) -> list[str]:
