@@ -82,12 +82,13 @@ def _single_task(path: Path | None, source: Path | None, budget: str) -> None:
     kinds: dict[str, BudgetKind] = {"rows": "rows", "steps": "steps"}
     if budget not in kinds:
         raise InputError(f"unknown budget {budget!r}", fix=did_you_mean(budget, kinds))
-    out = path or source.with_name(f"{source.stem}-{_SINGLE}")
+    base = source.name if source.is_dir() else source.stem
+    out = path or source.with_name(f"{base}-{_SINGLE}")
     written = write_single_task_specs(source, out, kinds[budget])
     lines, compare = [], ["multitask", "evaluate", str(source)]
     for single, file in written:
         typer.echo(f"spec: {file}")
-        run = str(source.with_name(f"{source.stem}-{single.task}"))
+        run = str(source.with_name(f"{base}-{single.task}"))
         lines.append(shlex.join(["multitask", "build-config", str(file), "--out", run]))
         lines.append(shlex.join(["multitask", "train", run]))
         compare += ["--compare", run]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +244,9 @@ def _evaluated(
 
 def _settings(results: Mapping[str, Any], asked: Settings) -> Settings:
     """The settings that an evaluation was made with, where results.json has them."""
-    return Settings(**results["settings"]) if "settings" in results else asked
+    record = results.get("settings", {})
+    names = {field.name for field in fields(Settings)}
+    return replace(asked, **{key: value for key, value in record.items() if key in names})
 
 
 def _compare(
