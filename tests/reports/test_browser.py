@@ -87,8 +87,26 @@ def browse(tmp_path: Path) -> Open:
 
 
 @pytest.fixture
-def page(evaluated: Run) -> Path:
-    return write_report(evaluated)[0]
+def page(evaluated: Run, tmp_path: Path) -> Path:
+    """A report with every section: the base's answers stand in for single-task runs too."""
+    shutil.copytree(evaluated.root, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    folder = run.evaluations / "trained"
+    results = json.loads((folder / "results.json").read_text())
+    base = results["comparisons"]["base"]
+    side = {"rows": 9, "seen": 9.0, "steps": 3, "tokens": None, "train": "0" * 32}
+    budget = {"same": "rows", "same_training_rows": True, "this": side, "other": side}
+    shared = {
+        "schema_version": 1, "evaluation": "trained", "split": "test", "limit": 12,
+        "tasks": {task: {"run": task, **found, "budget": budget} for task, found in base.items()},
+        "not_compared": ["other"], "notes": ["trained with <other> settings"],
+        "relative_gain": {"value": -0.1, "low": -0.2, "high": -0.05}, "key": results["key"],
+    }  # fmt: skip
+    (folder / "interference.json").write_text(json.dumps(shared))
+    (folder / "general").mkdir()
+    general = {**results, "split": "general", "comparisons": {"base/general": base}}
+    (folder / "general/results.json").write_text(json.dumps(general))
+    return write_report(run)[0]
 
 
 def _with_script(page: Path, folder: Path, *scripts: str) -> Path:
@@ -136,6 +154,15 @@ def _requests(log: Path) -> list[str]:
     events = [line for line in log.read_text().splitlines() if _BY_A_PAGE in line]
     urls = [url for line in events for url in re.findall(r'"url":"([^"]+)"', line)]
     return [url for url in urls if not url.startswith(("file:", "data:"))]
+
+
+def test_the_page_under_test_has_every_section(page: Path) -> None:
+    found = set(re.findall(r"<h[23][^>]*>([^<]*)<", page.read_text()))
+    assert {
+        "Verdict", "What got worse", "When to hand over to a person", "Forgetting",
+        "What sharing one model gave and took", "Option positions", "Confusions",
+        "Surest mistakes", "Training", "Provenance", "Made with",
+    } <= found  # fmt: skip
 
 
 def test_opening_the_page_requests_nothing(browse: Open, page: Path, tmp_path: Path) -> None:
