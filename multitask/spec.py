@@ -85,6 +85,10 @@ class Spec(StrictModel):
     Attributes:
         model: A Hub id (``owner/name``) or the path of a local model folder.
         tasks: The tasks, at least one, no name twice: a shipped one's name, or a mapping.
+        only: Which of them are trained on and tested on; default: all. The others still take part
+            in the split and the leakage gate, so that a task has the same rows as with all.
+        general: Tasks that are never trained on, scored before and after the training to see what
+            it made the model forget; named or mapped as in ``tasks``.
         name: What the run is called in reports and trackers.
         method: A file of ``configs/methods``: full, lora, qlora, ...
         cluster: A file of ``configs/clusters``, or the path of a YAML file like them.
@@ -117,6 +121,8 @@ class Spec(StrictModel):
 
     model: Annotated[str, Field(min_length=1)]
     tasks: Annotated[tuple[str | TaskSpec, ...], Field(min_length=1)]
+    only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    general: tuple[str | TaskSpec, ...] = ()
     name: Annotated[str, Field(min_length=1)] = "multitask"
     method: str = "lora"
     cluster: str = "3x4-a100-80gb"
@@ -143,7 +149,7 @@ class Spec(StrictModel):
     hub: HubSpec | None = None
     axolotl: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("tasks")
+    @field_validator("tasks", "general")
     @classmethod
     def _no_task_twice(cls, tasks: tuple[str | TaskSpec, ...]) -> tuple[str | TaskSpec, ...]:
         names = [name_of(task) for task in tasks]
@@ -156,6 +162,11 @@ class Spec(StrictModel):
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks, in order."""
         return tuple(name_of(task) for task in self.tasks)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of the tasks that are trained on and tested on, in order."""
+        return tuple(name for name in self.task_names if self.only is None or name in self.only)
 
     def to_yaml(self) -> str:
         """Every key with its value, in the order of the class."""
@@ -247,7 +258,7 @@ def _explain(error: ValidationError, path: Path, content: dict[str, Any]) -> Inp
 
 def _other_branch(location: tuple[int | str, ...], content: dict[str, Any]) -> bool:
     """Whether a complaint is about the form of a task that the user did not choose."""
-    if len(location) < 3 or location[0] != "tasks":
+    if len(location) < 3 or location[0] not in ("tasks", "general"):
         return False
     is_mapping = isinstance(_value_at(content, location[:2]), dict)
     return is_mapping == (location[2] == "str")
@@ -280,25 +291,41 @@ def _value_at(content: Any, location: tuple[int | str, ...]) -> Any:
     return content
 
 
-def _check_tasks(spec: Spec, path: Path) -> None:
+def check_task(task: str | TaskSpec, where: str) -> None:
+    """Refuse a task that is not shipped, or a mapping that has a shipped one's name.
+
+    Raises:
+        InputError: It is one of these.
+    """
     from multitask.tasks import task_names
 
-    for task in spec.tasks:
-        if isinstance(task, TaskSpec):
-            if task.name in task_names():
-                raise InputError(
-                    f"{task.name!r} is the name of a shipped task",
-                    where=f"{path}: key 'tasks'",
-                    fix="choose another name",
-                )
-        elif task not in task_names():
+    if isinstance(task, TaskSpec):
+        if task.name in task_names():
             raise InputError(
-                f"unknown task {task!r}",
-                where=f"{path}: key 'tasks'",
-                fix=did_you_mean(task, task_names()),
+                f"{task.name!r} is the name of a shipped task",
+                where=where,
+                fix="choose another name",
+            )
+    elif task not in task_names():
+        raise InputError(
+            f"unknown task {task!r}", where=where, fix=did_you_mean(task, task_names())
+        )
+
+
+def _check_tasks(spec: Spec, path: Path) -> None:
+    for key, tasks in (("tasks", spec.tasks), ("general", spec.general)):
+        for task in tasks:
+            check_task(task, f"{path}: key '{key}'")
+    for name in map(name_of, spec.general):
+        if name in spec.task_names:
+            raise InputError(
+                f"{name!r} is trained on, so it cannot show what is forgotten",
+                where=f"{path}: key 'general'",
+                fix="name a task that is not in `tasks`",
             )
     floors = spec.evaluation.floor if isinstance(spec.evaluation.floor, dict) else {}
     for key, named in (
+        ("only", spec.only or ()),
         ("evaluation.floor", floors),
         ("balance.loss_weights", spec.balance.loss_weights),
     ):
@@ -322,12 +349,8 @@ def _resolve_paths(spec: Spec, path: Path) -> Spec:
     changes: dict[str, Any] = {}
     if spec.data_dir is not None:
         changes["data_dir"] = str(_local(spec.data_dir, base))
-    changes["tasks"] = tuple(
-        task
-        if isinstance(task, str)
-        else task.model_copy(update={"source": _resolve_source(task.source, base)})
-        for task in spec.tasks
-    )
+    changes["tasks"] = tuple(resolve_task(task, base) for task in spec.tasks)
+    changes["general"] = tuple(resolve_task(task, base) for task in spec.general)
     if spec.cluster.endswith((".yaml", ".yml")):
         changes["cluster"] = str(_local(spec.cluster, base))
     model = _resolve_model(spec.model, base, path)
@@ -339,6 +362,13 @@ def _resolve_paths(spec: Spec, path: Path) -> Spec:
 def _local(value: str, base: Path) -> Path:
     expanded = Path(value).expanduser()
     return expanded if expanded.is_absolute() else (base / expanded).resolve()
+
+
+def resolve_task(task: str | TaskSpec, base: Path) -> str | TaskSpec:
+    """A task with the files of its source taken relative to a folder."""
+    if isinstance(task, str):
+        return task
+    return task.model_copy(update={"source": _resolve_source(task.source, base)})
 
 
 def _resolve_source(source: SourceSpec, base: Path) -> SourceSpec:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from multitask.callbacks.best import public_name
+from multitask.environment import environment
 from multitask.training.events import write_event
 
 
@@ -27,8 +28,10 @@ class ProgressCallback(TrainerCallback):
         write_event(self.path, event, state, **more)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Record the start and the process."""
-        self._write("start", state, pid=os.getpid())
+        """Record the start, the process, and what it is trained with."""
+        if state.is_world_process_zero:
+            made_with = environment() | {"processes": args.world_size}
+            self._write("start", state, pid=os.getpid(), environment=made_with)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Record an optimizer step."""

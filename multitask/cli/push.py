@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from multitask.cli.options import RunPath
 
+if TYPE_CHECKING:
+    from multitask.run import Run
+
 
 def push(
     run: RunPath,
     repo_id: Annotated[
-        str, typer.Argument(metavar="REPO_ID", help="owner/name on the Hub, or a name of yours.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[REPO_ID]",
+            help="owner/name on the Hub, or a name of yours.",
+            show_default="the spec's `hub: {repo}`",
+        ),
+    ] = None,
     merged: Annotated[
         bool,
         typer.Option(
@@ -55,6 +63,7 @@ def push(
     from multitask.terminal import progress_bar
 
     opened = Run.open(run)
+    repo_id = repo_id or _repo_of(opened)
     quiet_libraries()
     settings = PushSettings(merged, force, public, license_, base_model)
     with progress_bar() as bar:
@@ -62,3 +71,18 @@ def push(
     for note in done.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"{done.url}\n{done.files} files, commit {done.commit}")
+
+
+def _repo_of(run: Run) -> str:
+    """The repository that the run's spec names."""
+    from multitask.errors import InputError
+    from multitask.spec import load_spec
+
+    hub = load_spec(run.spec).hub
+    if hub is None:
+        raise InputError(
+            "no repository is named, neither here nor by the spec's key 'hub'",
+            where=run.spec,
+            fix=f"multitask push {run.root} OWNER/NAME",
+        )
+    return hub.repo

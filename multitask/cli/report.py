@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from multitask.cli.options import RunPath
 
 
-def report(run: RunPath) -> None:
+def report(
+    run: RunPath,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The evaluation it is about.", show_default="trained, or the only one"),
+    ] = None,
+) -> None:
     """Write report.html and report.md from a run's evaluations, and print the verdicts.
 
     Example: multitask report runs/first
@@ -18,7 +26,7 @@ def report(run: RunPath) -> None:
     from multitask.run import Run
 
     opened = Run.open(run)
-    content = gather(opened)
+    content = gather(opened, name)
     print_summary(content)
     for path in write_content(opened, content):
         typer.echo(f"report: {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -19,6 +20,7 @@ def plan_markdown(manifest: dict[str, Any]) -> str:
             f"{_total(tasks):,} training rows in one pass, {manifest['epochs']:g} epochs, "
             f"{manifest['mixture']['strategy']} mixture, seed {manifest['seed']}."
         ),
+        *_beside(manifest.get("divided_with", ())),
         "",
         *_mixture_table(tasks),
         "",
@@ -27,6 +29,12 @@ def plan_markdown(manifest: dict[str, Any]) -> str:
         *_warnings(tasks),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _beside(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [f"Divided and checked for leaks together with {', '.join(names)}, then left alone."]
 
 
 def _total(tasks: dict[str, dict[str, Any]]) -> int:

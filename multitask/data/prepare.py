@@ -73,6 +73,7 @@ class Prepared:
         near_pairs: How many contents have near-duplicates; None when they were not searched.
         seed: The spec's seed.
         alpaca: Whether rows carry the Alpaca keys.
+        beside: Tasks of the spec that took part in split and gate and were then left out.
     """
 
     tasks: list[PreparedTask]
@@ -80,6 +81,7 @@ class Prepared:
     near_pairs: int | None
     seed: int
     alpaca: bool
+    beside: tuple[str, ...] = ()
 
     def size(self, split: str) -> int:
         """How many rows a split has; of train, in one pass over the mixture."""
@@ -159,11 +161,12 @@ def prepare_tasks(
             part.keys, distinct, sizes[prepared.task.name], seed=spec.seed
         )
     return Prepared(
-        tasks=tasks,
-        leaks=leaks,
+        tasks=[prepared for prepared in tasks if prepared.task.name in spec.kept],
+        leaks=[leak for leak in leaks if leak.task in spec.kept],
         near_pairs=None if neighbours is None else len(neighbours),
         seed=spec.seed,
         alpaca=uses_alpaca(spec, model_info(spec.model, Path())),
+        beside=tuple(name for name in spec.task_names if name not in spec.kept),
     )
 
 

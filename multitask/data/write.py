@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from multitask.data.general import write_general
 from multitask.data.leakage import duplicates_within, summary
 from multitask.data.options import alarms, independence_p_value, uniform_p_value
 from multitask.data.plan import plan_markdown
@@ -28,7 +29,7 @@ from multitask.data.prepare import (
 from multitask.data.render import Row, pick_templates
 from multitask.data.tokens import TokenCount, count_tokens
 from multitask.run import SPLITS, Run, staged
-from multitask.spec import Spec
+from multitask.spec import Spec, name_of
 from multitask.tasks import Kind, task_record
 
 _BLOCK = 1024
@@ -76,7 +77,7 @@ def no_garbage_collection() -> Iterator[None]:
 def write_data(
     prepared: Prepared, spec: Spec, root: Path, *, progress: Progress = no_progress
 ) -> None:
-    """Write ``data/*.jsonl``, ``data/manifest.json`` and ``plan.md`` below a directory."""
+    """Write ``data/``, with its rows and ``manifest.json``, and ``plan.md`` below a directory."""
     run = Run(root)
     run.data.mkdir(parents=True, exist_ok=True)
     total = sum(prepared.size(split) for split in SPLITS)
@@ -88,6 +89,8 @@ def write_data(
         progress("writing rows", min(done, total), total)
 
     hashes = {split: _write_split(prepared, split, run.split(split), advance) for split in SPLITS}
+    train = iterate_rows(run.split("train"))
+    write_general(run, spec.general, spec, train, alpaca=prepared.alpaca)
     tokens = count_tokens(spec, root, prepared)
     manifest = _manifest(prepared, spec, hashes, tokens)
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
@@ -119,6 +122,8 @@ def _manifest(
         "epochs": spec.epochs,
         "split": spec.split.model_dump(),
         "mixture": spec.mixture.model_dump(),
+        "divided_with": list(prepared.beside),
+        "general": [name_of(entry) for entry in spec.general],
         "tasks": {p.task.name: _task_record(p, spec, tokens) for p in prepared.tasks},
         "leakage": {
             "near_duplicates_searched": spec.leakage.near_duplicates,

@@ -12,7 +12,7 @@ from multitask.calibration import TaskCalibration, before_and_after, calibrate, 
 from multitask.calibration.abstention import at_threshold
 from multitask.evaluation.settings import Settings
 from multitask.metrics.counts import gold_codes
-from multitask.metrics.estimate import Clusters, Estimate, Floats
+from multitask.metrics.estimate import Clusters, Estimate, Floats, if_repeated
 from multitask.metrics.probabilities import score_matrix, top
 from multitask.scoring.score import Prediction
 from multitask.tasks import Task
@@ -32,8 +32,7 @@ def unvisited_share(predictions: Sequence[Prediction]) -> npt.NDArray[np.float64
 
 def clusters_of(predictions: Sequence[Prediction]) -> Clusters | None:
     """The items of rows, where rows repeat one (in several phrasings, say)."""
-    ids = [p.id for p in predictions]
-    return ids if len(set(ids)) < len(ids) else None
+    return if_repeated([p.id for p in predictions])
 
 
 def fit(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from multitask.data.normal_form import normalised
 from multitask.errors import InputError, did_you_mean
 from multitask.metrics.comparison import Comparison, compare, holm
+from multitask.metrics.estimate import Clusters, if_repeated
+from multitask.metrics.transfer import RecallChange, recall_changes
 from multitask.run import Run
 from multitask.tasks import Kind, Task
 
@@ -109,7 +111,13 @@ def common_rows(
 
 
 def compare_all(
-    tasks: Sequence[Task], own: Mapping[str, Answers], other: Mapping[str, Answers], name: str
+    tasks: Sequence[Task],
+    own: Mapping[str, Answers],
+    other: Mapping[str, Answers],
+    name: str,
+    *,
+    method: Literal["mid-p", "exact"] = "mid-p",
+    labels: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Compare on the rows that both have, task by task.
 
@@ -118,51 +126,111 @@ def compare_all(
         own: This evaluation's answers.
         other: The opponent's.
         name: The opponent, for messages.
+        method: Which of McNemar's tests.
+        labels: Also compare the recall of every label of a classification.
 
     Returns:
         Of each task that both have: rows, the difference of each metric (own minus other) with
         its interval, rows that one alone has right, the test, and its p-value alone and by Holm
-        over the tasks.
+        over the tasks; with ``labels``, those whose recall differs, the greatest loss first.
 
     Raises:
         InputError: The two have no row in common, or rows of one id with other gold answers.
     """
     found = {}
     for task, rows in common_rows(tasks, own, other, name):
-        compared = _compared(task, own[task.name], other[task.name], rows)
-        found[task.name] = _record(compared, len(rows))
+        pair = Paired.of(task, own[task.name], other[task.name], rows)
+        record = _record(pair.compared(method), len(rows))
+        if labels and task.kind is Kind.CLASSIFICATION:
+            record["labels"] = [_label(change) for change in pair.recall_changes()]
+        found[task.name] = record
     adjusted = holm({task: record["p_value"] for task, record in found.items()})
     for task_name, record in found.items():
         record["p_holm"] = adjusted[task_name]
     return found
 
 
-def _compared(task: Task, mine: Answers, theirs: Answers, rows: Sequence[Key]) -> Comparison:
-    gold = [mine.gold[key] for key in rows]
-    one: list[str | None] = [mine.predicted[key] for key in rows]
-    two: list[str | None] = [theirs.predicted[key] for key in rows]
-    ids = [name for name, _ in rows]
-    clusters = ids if len(set(ids)) < len(ids) else None
-    if task.kind is not Kind.GENERATION:
-        return compare(gold, one, two, task.labels, clusters=clusters)
-    # Right or wrong by exact match, for want of labels.
-    mine_right, theirs_right = (
-        [_match(g, p) for g, p in zip(gold, side, strict=True)] for side in (one, two)
-    )
-    found = compare(
-        [_RIGHT] * len(gold),
-        mine_right,
-        theirs_right,
-        [_RIGHT, _WRONG],
-        names=("accuracy",),
-        clusters=clusters,
-    )
-    return Comparison({"exact_match": found.differences["accuracy"]}, found.test)
+@dataclass(frozen=True)
+class Paired:
+    """The answers of two systems to the same rows of a task.
+
+    Attributes:
+        task: The task.
+        gold: The right answers.
+        one: The first system's.
+        two: The second's.
+        clusters: The item of every row, where items have several.
+    """
+
+    task: Task
+    gold: list[str]
+    one: list[str | None]
+    two: list[str | None]
+    clusters: Clusters | None
+
+    @classmethod
+    def of(cls, task: Task, mine: Answers, theirs: Answers, rows: Sequence[Key]) -> Paired:
+        """Take the answers to some rows that both have."""
+        return cls(
+            task,
+            [mine.gold[key] for key in rows],
+            [mine.predicted[key] for key in rows],
+            [theirs.predicted[key] for key in rows],
+            if_repeated([name for name, _ in rows]),
+        )
+
+    def right(self, side: Sequence[str | None]) -> list[bool]:
+        """Whether each answer is right; generated texts, by exact match."""
+        if self.task.kind is Kind.GENERATION:
+            return [_matches(g, p) for g, p in zip(self.gold, side, strict=True)]
+        return [g == p for g, p in zip(self.gold, side, strict=True)]
+
+    def compared(self, method: Literal["mid-p", "exact"]) -> Comparison:
+        """Differences of the metrics, and the test."""
+        if self.task.kind is not Kind.GENERATION:
+            return compare(
+                self.gold,
+                self.one,
+                self.two,
+                self.task.labels,
+                method=method,
+                clusters=self.clusters,
+            )
+        # Right or wrong by exact match, for want of labels.
+        one, two = (
+            [_RIGHT if hit else _WRONG for hit in self.right(side)] for side in (self.one, self.two)
+        )
+        found = compare(
+            [_RIGHT] * len(self.gold),
+            one,
+            two,
+            [_RIGHT, _WRONG],
+            names=("accuracy",),
+            method=method,
+            clusters=self.clusters,
+        )
+        return Comparison({"exact_match": found.differences["accuracy"]}, found.test)
+
+    def recall_changes(self) -> list[RecallChange]:
+        """Labels whose recall differs."""
+        return recall_changes(self.gold, self.one, self.two, clusters=self.clusters)
 
 
-def _match(gold: str, predicted: str | None) -> str:
-    same = predicted is not None and normalised(predicted) == normalised(gold)
-    return _RIGHT if same else _WRONG
+def _matches(gold: str, predicted: str | None) -> bool:
+    return predicted is not None and normalised(predicted) == normalised(gold)
+
+
+def _label(change: RecallChange) -> dict[str, Any]:
+    return {
+        "label": change.label,
+        "n": change.rows,
+        "right": change.first,
+        "difference": change.difference.record(),
+        "only_this": change.test.only_first,
+        "only_other": change.test.only_second,
+        "p_value": change.test.p_value,
+        "p_bh": change.p_adjusted,
+    }
 
 
 def _record(found: Comparison, rows: int) -> dict[str, Any]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from multitask.data.general import read_general, write_general
+from multitask.data.write import iterate_rows
 from multitask.errors import InputError, did_you_mean
 from multitask.evaluation.comparisons import check_opponents
-from multitask.evaluation.inputs import Inputs, read_inputs
+from multitask.evaluation.inputs import GENERAL, Inputs, digests, general_inputs, read_inputs
 from multitask.evaluation.models import base_model, load, trained_model
-from multitask.evaluation.names import BASE_NAME, name_of
+from multitask.evaluation.names import BASE_NAME, general_name, name_of
 from multitask.evaluation.outcome import ByTask, Outcome, check_rows
 from multitask.evaluation.partial import Partial, model_key
 from multitask.evaluation.parts import Part, Purpose, parts_of
@@ -20,7 +24,11 @@ from multitask.evaluation.settings import Settings
 from multitask.evaluation.work import Finished, Progress, Work
 from multitask.evaluation.world import World, join_world
 from multitask.run import SPLITS, Run
+from multitask.scoring.model import LoadedModel
 from multitask.scoring.scorer import DEFAULT_TOKEN_BUDGET, LabelScorer
+from multitask.spec import Spec, load_spec
+from multitask.spec import name_of as task_name
+from multitask.task_spec import TaskSpec
 
 Report = Callable[[str], None]
 
@@ -32,10 +40,12 @@ class Evaluation:
     Attributes:
         directory: ``RUN/evaluation/NAME``.
         results: The content of its results.json.
+        general: The same of the general tasks, compared with the base; None without any.
     """
 
     directory: Path
     results: dict[str, Any]
+    general: dict[str, Any] | None = None
 
 
 def evaluate(
@@ -47,6 +57,7 @@ def evaluate(
     limit: int | None = None,
     base: bool = False,
     against: Sequence[str] = (),
+    general: Sequence[str | TaskSpec] = (),
     settings: Settings | None = None,
     restart: bool = False,
     progress: Progress = lambda _what, _done, _total, _note: None,
@@ -66,6 +77,8 @@ def evaluate(
         limit: Score only the first rows of each task.
         base: Evaluate the untuned base model too, as ``base``, and compare with it.
         against: Names of earlier evaluations to compare with on the same rows.
+        general: General tasks beside those of the spec: both models are scored on them, which
+            shows what was forgotten.
         settings: What is wanted beyond that.
         restart: Throw away what an interrupted evaluation of the name has.
         progress: Told what is done, how many rows of it, of how many, and how fast.
@@ -73,7 +86,8 @@ def evaluate(
 
     Raises:
         InputError: The run has no such split or no trained model, the model does not load, an
-            opponent is missing, or an interrupted evaluation of the name had other settings.
+            opponent or a general task is missing, or an interrupted evaluation of the name had
+            other settings.
         MultitaskError: The model cannot score a row.
     """
     run = run if isinstance(run, Run) else Run.open(run)
@@ -83,20 +97,57 @@ def evaluate(
     own = name_of(model, name)
     if base and own == BASE_NAME:
         raise InputError(f"the evaluation {own!r} is the base model's", fix="choose another --name")
-    check_opponents(run, [other for other in against if not (base and other == BASE_NAME)], own)
+    earlier = [other for other in against if not (base and other == BASE_NAME)]
+    check_opponents(run, earlier, own)
     chosen = str(trained_model(run)) if model is None else model
     inputs = read_inputs(run, split, limit, settings)
-    for other in against:
-        if not (base and other == BASE_NAME):
-            check_rows(inputs, run, other)
-    together = _Together(run, inputs, settings, join_world(), restart, progress, report)
+    for other in earlier:
+        check_rows(inputs, run, other)
+    world = join_world()
+    forgetting = None
+    if own != BASE_NAME:
+        forgetting = _general(run, general, limit, settings, world)
+    together = _Together(_Models(run), inputs, settings, world, restart, progress, report)
+    beside = None if forgetting is None else together.with_inputs(*forgetting)
     known: dict[str, Finished] | None = None
     if base:
         known = together.evaluate(base_model(run), BASE_NAME, None, (), keep=True)
+    if beside is not None:
+        beside.evaluate(base_model(run), general_name(BASE_NAME), None, (), keep=True)
     others = tuple(dict.fromkeys([*([BASE_NAME] if base else []), *against]))
     together.evaluate(chosen, own, known, others)
+    found = None
+    if beside is not None:
+        beside.evaluate(chosen, general_name(own), None, (general_name(BASE_NAME),))
+        found = _read(run.evaluations / general_name(own) / "results.json")
     directory = run.evaluations / own
-    return Evaluation(directory, _read(directory / "results.json"))
+    return Evaluation(directory, _read(directory / "results.json"), found)
+
+
+def _general(
+    run: Run,
+    more: Sequence[str | TaskSpec],
+    limit: int | None,
+    settings: Settings,
+    world: World,
+) -> tuple[Inputs, Settings] | None:
+    """The rows of the general tasks and how they are scored; None where there are none."""
+    content = yaml.safe_load(run.spec.read_text(encoding="utf-8"))
+    if not more and not content.get("general"):
+        return None
+    spec = load_spec(run.spec)
+    entries = {task_name(entry): entry for entry in (*spec.general, *more)}
+    world.share(world.name("general"), lambda: _write_general(run, entries.values(), spec))
+    # Not calibrated, and no baselines: there is nothing to fit either on.
+    bare = replace(settings, calibration="none", baselines=False)
+    return general_inputs(run, read_general(run, list(entries)), limit, bare), bare
+
+
+def _write_general(run: Run, entries: Collection[str | TaskSpec], spec: Spec) -> bytes:
+    """Write those that are missing; one process does it for all."""
+    train = iterate_rows(run.split("train"))
+    write_general(run, list(entries), spec, train, alpaca=False)
+    return b"written"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -104,17 +155,40 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+class _Models:
+    """Loads models, and keeps the last one for what follows."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._last: tuple[str, tuple[LoadedModel, list[str]]] | None = None
+
+    def load(self, name: str, settings: Settings) -> tuple[LoadedModel, list[str]]:
+        """A model, and what a report should say of it."""
+        if self._last is None or self._last[0] != name:
+            self._last = None  # two at once may be more than the memory holds
+            self._last = name, load(self.run, name, settings)
+        return self._last[1]
+
+
 @dataclass(frozen=True)
 class _Together:
     """What the evaluations of one command share."""
 
-    run: Run
+    models: _Models
     inputs: Inputs
     settings: Settings
     world: World
     restart: bool
     progress: Progress
     report: Report
+
+    @property
+    def run(self) -> Run:
+        return self.inputs.run
+
+    def with_inputs(self, inputs: Inputs, settings: Settings) -> _Together:
+        """The same for other rows."""
+        return replace(self, inputs=inputs, settings=settings)
 
     def evaluate(
         self,
@@ -138,7 +212,7 @@ class _Together:
         Returns:
             The baselines of each task; None where they were not computed.
         """
-        loaded, about_model = load(self.run, model, self.settings)
+        loaded, about_model = self.models.load(model, self.settings)
         key = self.inputs.key | {
             "model": model_key(model),
             "chat template": str(loaded.tokenizer.chat_template),
@@ -147,19 +221,7 @@ class _Together:
         if keep and self._is_there(directory, key):
             self._say(f"{name}: evaluated before with the same settings; taken as it is")
             return None
-        parts = self._parts(known)
-        partial = Partial(directory)
-        turn = self.world.name(name)
-        work = Work(turn, parts, self.settings.block, partial, self.world)
-        try:
-            self.world.share(f"{turn}/open", lambda: self._open(partial, key, name))
-            budget = self.settings.token_budget or DEFAULT_TOKEN_BUDGET
-            scorer = LabelScorer(loaded.model, token_budget=budget)
-            work.do(loaded, scorer, self._progress(name))
-        except BaseException:
-            if self.world.leads and not partial.blocks():
-                partial.remove()
-            raise
+        work = self._work(loaded, name, known, key)
         found: ByTask = {task.name: {} for task in self.inputs.tasks}
         if self.world.leads:
             finished, notes = work.finished()
@@ -171,22 +233,43 @@ class _Together:
             about = {
                 "settings": self.settings.record(),
                 "processes": self.world.size,
-                "key": _digests(key),
+                "key": digests(key),
             }
-            outcome = Outcome(
-                self.run, name, loaded.name, self.inputs, found, [*about_model, *notes]
-            )
+            notes = [*about_model, *notes]
+            outcome = Outcome(self.run, name, loaded.name, self.inputs, found, notes)
             outcome.write(self.settings, others, about)
-            partial.remove()
-        self.world.meet(f"{turn}/written")
+            Partial(directory).remove()
+        self.world.meet(f"{work.name}/written")
         return {
             task: parts[Purpose.BASELINES]
             for task, parts in found.items()
             if Purpose.BASELINES in parts
         }
 
+    def _work(
+        self,
+        loaded: LoadedModel,
+        name: str,
+        known: Mapping[str, Finished] | None,
+        key: Mapping[str, str],
+    ) -> Work:
+        """Put all rows to a model; what was done before is not done again."""
+        partial = Partial(self.run.evaluations / name)
+        turn = self.world.name(name)
+        work = Work(turn, self._parts(known), self.settings.block, partial, self.world)
+        try:
+            self.world.share(f"{turn}/open", lambda: self._open(partial, key, name))
+            budget = self.settings.token_budget or DEFAULT_TOKEN_BUDGET
+            scorer = LabelScorer(loaded.model, token_budget=budget)
+            work.do(loaded, scorer, self._progress(name))
+        except BaseException:
+            if self.world.leads and not partial.blocks():
+                partial.remove()
+            raise
+        return work
+
     def _progress(self, name: str) -> Progress:
-        if name != BASE_NAME:
+        if name != BASE_NAME and self.inputs.split != GENERAL:
             return self.progress
         return lambda what, done, total, note: self.progress(f"{name}: {what}", done, total, note)
 
@@ -196,7 +279,7 @@ class _Together:
 
     def _is_there(self, directory: Path, key: Mapping[str, str]) -> bool:
         path = directory / "results.json"
-        return path.is_file() and not self.restart and _read(path).get("key") == _digests(key)
+        return path.is_file() and not self.restart and _read(path).get("key") == digests(key)
 
     def _open(self, partial: Partial, key: Mapping[str, str], name: str) -> bytes:
         blocks = partial.open(key, restart=self.restart)
@@ -217,9 +300,3 @@ class _Together:
             )
             if part.purpose is not Purpose.BASELINES or known is None
         ]
-
-
-def _digests(key: Mapping[str, str]) -> dict[str, str]:
-    import hashlib
-
-    return {name: hashlib.sha256(value.encode()).hexdigest() for name, value in key.items()}

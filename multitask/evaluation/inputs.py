@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from multitask import __version__
+from multitask.data.general import GeneralTask
 from multitask.data.render import Row
 from multitask.data.write import read_rows
 from multitask.evaluation.partial import file_hash
 from multitask.evaluation.settings import Settings
 from multitask.run import Run
 from multitask.tasks import Task, task_from_record
+
+GENERAL = "general"
+"""The name of the rows of general tasks, where others have a split's."""
 
 
 @dataclass
@@ -24,7 +28,7 @@ class Inputs:
 
     Attributes:
         run: Where they come from.
-        split: The evaluated split.
+        split: The evaluated split; ``general`` of rows that are of no split.
         limit: Rows of each task, if not all.
         tasks: The tasks, in the order of the manifest.
         rows: The evaluated rows of each task.
@@ -76,6 +80,28 @@ def read_inputs(run: Run, split: str, limit: int | None, settings: Settings) -> 
     )
 
 
+def general_inputs(
+    run: Run, found: Sequence[GeneralTask], limit: int | None, settings: Settings
+) -> Inputs:
+    """The rows of general tasks, which have no validation rows and no training rows."""
+    rows = {one.task.name: one.rows[:limit] for one in found}
+    digests = " ".join(f"{one.task.name}:{one.digest}" for one in found)
+    return Inputs(
+        run=run,
+        split=GENERAL,
+        limit=limit,
+        tasks=[one.task for one in found],
+        rows=rows,
+        validation={name: [] for name in rows},
+        key=_asked(digests, GENERAL, limit, settings),
+        notes=[
+            f"{one.task.name}: {one.left_out:,} rows that repeat a training row were left out"
+            for one in found
+            if one.left_out
+        ],
+    )
+
+
 def _validation(
     run: Run, split: str, limit: int | None, tasks: Sequence[Task], settings: Settings
 ) -> tuple[dict[str, list[Row]], list[str]]:
@@ -105,10 +131,14 @@ def _validation(
 def _key(run: Run, split: str, limit: int | None, settings: Settings) -> dict[str, str]:
     files = [run.manifest, run.split(split), run.split("validation"), run.split("train")]
     hashes = [file_hash(path) if path.is_file() else "" for path in files]
+    return _asked(" ".join(hashes), split, limit, settings)
+
+
+def _asked(data: str, split: str, limit: int | None, settings: Settings) -> dict[str, str]:
     asked: dict[str, Any] = {"split": split, "limit": limit, **settings.record()}
     return {
         "version": __version__,
-        "data": hashlib.sha256(" ".join(hashes).encode()).hexdigest(),
+        "data": hashlib.sha256(data.encode()).hexdigest(),
         **{f"setting {name!r}": json.dumps(value) for name, value in asked.items()},
     }
 
@@ -118,3 +148,8 @@ def _by_task(rows: Sequence[Row], tasks: Sequence[Task], limit: int | None) -> d
     for row in rows:
         by_task[row["task"]].append(row)
     return {task: found[:limit] for task, found in by_task.items()}
+
+
+def digests(key: Mapping[str, str]) -> dict[str, str]:
+    """A key as results.json keeps it: SHA-256 of each of its values."""
+    return {name: hashlib.sha256(value.encode()).hexdigest() for name, value in key.items()}

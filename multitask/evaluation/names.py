@@ -13,6 +13,14 @@ BASE_NAME = "base"
 """The evaluation of the untuned base model."""
 
 
+def general_name(name: str) -> str:
+    """The evaluation of the general tasks that belongs to one of the run's own tasks.
+
+    It lies within the other's folder, ``RUN/evaluation/NAME/general``.
+    """
+    return f"{name}/general"
+
+
 def name_of(model: str | None, name: str | None) -> str:
     """The name of an evaluation, which is a folder's: what the user said, else the model's.
 

@@ -11,6 +11,7 @@ from typing import Any
 from multitask.calibration import TaskCalibration, save
 from multitask.calibration.record import FILE_NAME
 from multitask.data.render import gold
+from multitask.environment import environment
 from multitask.evaluation.calibrate import apply, fit
 from multitask.evaluation.comparisons import Answers, common_rows, compare_all, read_answers
 from multitask.evaluation.inputs import Inputs
@@ -22,6 +23,9 @@ from multitask.evaluation.settings import Settings
 from multitask.evaluation.work import Finished
 from multitask.run import Run, write_atomic
 from multitask.tasks import Task
+
+SCHEMA_VERSION = 1
+"""Of results.json: raised when a key changes its meaning or goes, not when one is added."""
 
 ByTask = dict[str, dict[Purpose, Finished]]
 
@@ -75,6 +79,7 @@ class Outcome:
             tasks[task.name] = record
             tables.append(table_of(task, parts, calibration))
         results = {
+            "schema_version": SCHEMA_VERSION,
             "name": self.name,
             "model": self.model,
             "split": self.inputs.split,
@@ -82,6 +87,7 @@ class Outcome:
             "tasks": tasks,
             "comparisons": self._comparisons(others),
             "notes": [*self.inputs.notes, *self.notes],
+            "environment": environment(),
             **about,
         }
         write(self.directory / "predictions.parquet", tables)
@@ -127,7 +133,7 @@ class Outcome:
         found = {}
         for name in others:
             directory = self.run.evaluations / name
-            found[name] = compare_all(tasks, own, read_answers(directory), name)
+            found[name] = compare_all(tasks, own, read_answers(directory), name, labels=True)
             _add_metrics(found[name], directory)
         return found | {n: compare_all(tasks, own, other, n) for n, other in baselines.items()}
 

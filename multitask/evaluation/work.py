@@ -92,7 +92,7 @@ class Work:
             world: The processes; all make the same blocks.
         """
         self.parts = parts
-        self._name = name
+        self.name = name
         self._partial = partial
         self._world = world
         self._jobs = [
@@ -104,17 +104,17 @@ class Work:
     def do(self, loaded: LoadedModel, scorer: LabelScorer, progress: Progress) -> None:
         """Do this process's share, and wait until all is done."""
         world = self._world
-        pending: list[int] = orjson.loads(world.share(f"{self._name}/pending", self._pending))
-        session = world.share(f"{self._name}/session", uuid4().hex.encode).decode()
+        pending: list[int] = orjson.loads(world.share(f"{self.name}/pending", self._pending))
+        session = world.share(f"{self.name}/session", uuid4().hex.encode).decode()
         rate = _Rate(progress if world.leads else lambda *_: None)
-        while (turn := world.count(f"{self._name}/turn", 1) - 1) < len(pending):
+        while (turn := world.count(f"{self.name}/turn", 1) - 1) < len(pending):
             job = self._jobs[pending[turn]]
             part = self.parts[job.part]
             told = 0
 
             def advance(done: int, part: Part = part, number: int = job.part) -> None:
                 nonlocal told
-                total = world.count(f"{self._name}/rows/{number}", done - told)
+                total = world.count(f"{self.name}/rows/{number}", done - told)
                 told = done
                 rate.show(part.title, total, len(part.rows))
 
@@ -132,7 +132,7 @@ class Work:
             )
             self._partial.write(job.part, job.number, block)
         touched = sorted({self._jobs[i].part for i in pending})
-        world.meet(f"{self._name}/done", lambda: self._show(rate, touched))
+        world.meet(f"{self.name}/done", lambda: self._show(rate, touched))
         if world.leads:
             self._show(rate, touched)
 
@@ -142,13 +142,13 @@ class Work:
             if self._partial.read(job.part, job.number, job.places) is None:
                 pending.append(i)
             else:
-                self._world.count(f"{self._name}/rows/{job.part}", len(job.places))
+                self._world.count(f"{self.name}/rows/{job.part}", len(job.places))
         return orjson.dumps(pending)
 
     def _show(self, rate: _Rate, parts: Iterable[int]) -> None:
         for number in parts:
             part = self.parts[number]
-            rate.show(part.title, self._world.count(f"{self._name}/rows/{number}"), len(part.rows))
+            rate.show(part.title, self._world.count(f"{self.name}/rows/{number}"), len(part.rows))
 
     def finished(self) -> tuple[list[Finished], list[str]]:
         """Everything, read back; and what the scorers had to say."""

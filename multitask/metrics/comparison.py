@@ -176,6 +176,7 @@ def compare(
     labels: Sequence[str],
     *,
     names: Iterable[str] = ("accuracy", "macro_f1"),
+    method: Literal["mid-p", "exact"] = "mid-p",
     clusters: Clusters | None = None,
     seed: int = 0,
 ) -> Comparison:
@@ -189,6 +190,7 @@ def compare(
         second: The second system's answers to the same rows.
         labels: The label space.
         names: Keys of :data:`~multitask.metrics.counts.COUNT_METRICS`.
+        method: Which of McNemar's tests, as in :func:`mcnemar`.
         clusters: The item of every row, where items have several.
         seed: Seeds the resampling.
 
@@ -216,7 +218,7 @@ def compare(
         seed=seed,
     )
     if clusters is None:
-        return Comparison(differences, mcnemar(gold, first, second))
+        return Comparison(differences, mcnemar(gold, first, second, method=method))
     test = sign_flip_test(gold, first, second, clusters=clusters, seed=seed)
     return Comparison(differences, test)
 
@@ -236,9 +238,35 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         ValueError: A p-value is outside 0 to 1.
     """
     adjusted, least = {}, 0.0
-    for place, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
-        if not 0 <= p_values[name] <= 1:
-            raise ValueError(f"{name!r} has a p-value of {p_values[name]}")
+    for place, name in enumerate(_ascending(p_values)):
         least = max(least, min(1.0, (len(p_values) - place) * p_values[name]))
         adjusted[name] = least
     return {name: adjusted[name] for name in p_values}
+
+
+def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Adjust the p-values of many tests, such as one per label, that are a search.
+
+    Y. Benjamini and Y. Hochberg (1995), "Controlling the false discovery rate": the k-th smallest
+    of m is multiplied by m / k, and none is larger than the one after. Of what is called found
+    where the adjusted value is at most 0.05, at most 5 % are false in expectation. Holds for
+    independent tests, as those of labels are, whose rows are different ones.
+
+    Returns:
+        The adjusted p-values, in the order given.
+
+    Raises:
+        ValueError: A p-value is outside 0 to 1.
+    """
+    names, adjusted, most = _ascending(p_values), {}, 1.0
+    for rank in range(len(names), 0, -1):
+        most = min(most, len(names) / rank * p_values[names[rank - 1]])
+        adjusted[names[rank - 1]] = most
+    return {name: adjusted[name] for name in p_values}
+
+
+def _ascending(p_values: Mapping[str, float]) -> list[str]:
+    for name, value in p_values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name!r} has a p-value of {value}")
+    return sorted(p_values, key=p_values.__getitem__)

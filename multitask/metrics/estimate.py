@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -242,6 +242,16 @@ def cluster_codes(clusters: Clusters, rows: int) -> Ints:
         raise ValueError(f"{rows} rows but {len(clusters)} clusters")
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(cluster, len(known)) for cluster in clusters], dtype=np.int64)
+
+
+def items_at(clusters: Clusters | None, places: Iterable[int]) -> Clusters | None:
+    """The clusters of some of the rows."""
+    return None if clusters is None else [clusters[i] for i in places]
+
+
+def if_repeated(items: Clusters) -> Clusters | None:
+    """The items of rows as their clusters; None where every row has an item of its own."""
+    return items if len(set(items)) < len(items) else None
 
 
 def quantiles(draws: Floats) -> Floats:

@@ -17,11 +17,15 @@ from multitask.metrics.estimate import (
     Ints,
     cluster_codes,
     distance,
+    items_at,
     resamples,
     share,
 )
 
 BINS = 15
+
+# Fewer say nothing of a bin's accuracy.
+_LEAST_IN_BIN = 10
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def reliability_bins(
     confidence: npt.ArrayLike,
     correct: Sequence[bool] | npt.NDArray[np.bool_],
     *,
-    bins: int = BINS,
+    bins: int | None = None,
     clusters: Clusters | None = None,
     seed: int = 0,
 ) -> list[ReliabilityBin]:
@@ -59,7 +63,7 @@ def reliability_bins(
     Args:
         confidence: Probability of each row's prediction, 0 to 1.
         correct: Whether the prediction is right.
-        bins: How many bins.
+        bins: How many bins; default: 15, or fewer, so that each has 10 rows.
         clusters: The item of every row, where items have several.
         seed: Seeds the clustered bootstrap of the accuracies.
 
@@ -67,11 +71,13 @@ def reliability_bins(
         ValueError: There are no rows, the two differ in length, or a confidence is outside 0..1.
     """
     sure, right = _checked(confidence, correct)
+    if bins is None:
+        bins = max(1, min(BINS, len(sure) // _LEAST_IN_BIN))
     codes = _bins(sure, bins)
     found = []
     for code in np.unique(codes):
         inside = np.flatnonzero(codes == code)
-        items = None if clusters is None else [clusters[i] for i in inside]
+        items = items_at(clusters, inside)
         found.append(
             ReliabilityBin(
                 count=len(inside),
@@ -107,7 +113,7 @@ def expected_calibration_error(
     sure, right = _checked(confidence, correct)
     order = np.argsort(sure, kind="stable")
     sure, right = sure[order], right[order]
-    items = None if clusters is None else [clusters[i] for i in order]
+    items = items_at(clusters, order)
     gap = (sure - right)[None]
     groups = _ties(sure)
     value = float(_error(np.ones_like(gap), gap, groups, bins)[0])

@@ -109,6 +109,10 @@ def _device(edit: _Edit) -> None:
     if "flash" in str(edit.config.get("attn_implementation", "")):
         edit.set("attn_implementation", "sdpa", "flash attention runs on CUDA", "flash attention")
     edit.set("dataloader_pin_memory", False, cpu)
+    sharding = edit.config.get("fsdp_config") or {}
+    if sharding.get("offload_params"):
+        here = "all memory is the CPU's, and torch offloads from an accelerator alone"
+        edit.set("fsdp_config", {**sharding, "offload_params": False}, here, "offloading")
     if edit.config.get("dataloader_num_workers"):
         edit.set("dataloader_num_workers", 0, "many ranks share few cores")
         edit.set("dataloader_prefetch_factor", None, "it needs workers")
@@ -146,7 +150,7 @@ def _length(edit: _Edit, sizes: Sizes) -> None:
         "sequences of full length",
     )  # fmt: skip
     for key in ("wandb_project", "wandb_name", "wandb_entity", "use_wandb", "hub_model_id",
-                "hub_private_repo", "mlflow_tracking_uri", "mlflow_experiment_name"):  # fmt: skip
+                "mlflow_tracking_uri", "mlflow_experiment_name"):  # fmt: skip
         edit.set(key, None, "nothing leaves this machine", "tracking and uploads")
 
 

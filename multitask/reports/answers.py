@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import escape
 
 from multitask.calibration.record import FILE_NAME, TaskCalibration
 from multitask.calibration.record import load as load_calibrations
 from multitask.data.render import Row
-from multitask.metrics.estimate import Clusters
+from multitask.metrics.estimate import if_repeated
 from multitask.metrics.probabilities import normalised, score_matrix
 from multitask.metrics.reliability import ReliabilityBin, reliability_bins
 
@@ -22,9 +23,6 @@ TEXT_LIMIT = 600
 """Characters of a row's text that are shown."""
 
 _TOP = 3
-
-# Bytes of a row's own markup in the page.
-_MARKUP = 260
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,39 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Rows that the page's script puts into a table.
+
+    Attributes:
+        rows: How many there are.
+        json: ``names``, all labels there are, and ``rows``: text, right label, predicted one, the
+            most probable ones with their probability in thousandths, whether it is handed over
+            (1 or 0, null where not known), and id; labels by their place in ``names``. It can
+            stand in a script element.
+    """
+
+    rows: int
+    json: str
+
+
+def script_json(value: object) -> str:
+    """JSON that cannot end a script element or start a comment in it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _cells(row: Answer, places: dict[str, int]) -> list[object]:
+    def place(name: str) -> int:
+        return places.setdefault(name, len(places))
+
+    top = [[place(label), round(1000 * share)] for label, share in row.top]
+    over = None if row.hand_over is None else int(row.hand_over)
+    return [row.text, place(row.gold), place(row.predicted), top, over, row.id]
+
+
+@dataclass(frozen=True)
 class Answers:
     """All answers of a task.
 
@@ -75,18 +106,21 @@ class Answers:
         wrong = [row for row in self.rows if not row.right]
         return sorted(wrong, key=lambda row: (-(row.confidence or 0.0), row.id))[:count]
 
-    def wrong_first(self, size: int) -> list[Answer]:
-        """As many rows as fit ``size`` bytes of HTML: the mistakes, then the least sure ones."""
+    def listed(self, size: int) -> Listing:
+        """As many rows as fit ``size`` bytes: the mistakes, then the least sure ones."""
         ordered = sorted(self.rows, key=lambda row: (row.right, row.confidence or 0.0))
-        ordered.sort(key=lambda row: row.right)
-        kept = []
+        places: dict[str, int] = {}
+        names: list[str] = []
+        lines: list[str] = []
         for row in ordered:
-            texts = (row.text, row.id, row.gold, row.predicted, *(label for label, _ in row.top))
-            size -= _MARKUP + sum(len(str(escape(text)).encode()) for text in texts)
+            line = script_json(_cells(row, places))
+            new = [script_json(name) for name in islice(reversed(places), len(places) - len(names))]
+            size -= sum(len(text.encode()) + 1 for text in (line, *new))
             if size < 0:
                 break
-            kept.append(row)
-        return kept
+            names += reversed(new)
+            lines.append(line)
+        return Listing(len(lines), f'{{"names":[{",".join(names)}],"rows":[{",".join(lines)}]}}')
 
     def positions(self, labels: Sequence[str]) -> list[tuple[str, float, float]]:
         """Of each option: its share of the right answers, and of the model's."""
@@ -196,7 +230,6 @@ def _after(records: Sequence[Mapping[str, Any]]) -> list[ReliabilityBin] | None:
     kept = [record for record in records if record.get("confidence") is not None]
     if not kept:
         return None
-    ids = [record["id"] for record in kept]
-    clusters: Clusters | None = ids if len(set(ids)) < len(ids) else None
+    clusters = if_repeated([record["id"] for record in kept])
     right = np.array([record["gold"] == record["predicted"] for record in kept])
     return reliability_bins([record["confidence"] for record in kept], right, clusters=clusters)

@@ -3,123 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from multitask.data.render import Row
 from multitask.data.write import read_rows
-from multitask.errors import InputError
-from multitask.evaluation.names import DEFAULT_NAME
-from multitask.metrics.kinds import METRICS
-from multitask.reports.answers import Answer, read_answers
-from multitask.reports.confusion import Confusion, confusion
+from multitask.errors import InputError, did_you_mean
+from multitask.evaluation.names import BASE_NAME, DEFAULT_NAME
 from multitask.reports.provenance import Provenance, read_provenance
+from multitask.reports.sharing import (
+    SINGLE,
+    Forgetting,
+    Sharing,
+    read_forgetting,
+    read_sharing,
+)
+from multitask.reports.task import TaskReport, task_report
 from multitask.reports.training import Training, read_training
-from multitask.reports.verdicts import HandOver, Opponent, got_worse, hand_over, opponents
-from multitask.reports.verdicts import verdict as over_all
-from multitask.reports.words import findings
+from multitask.reports.verdicts import got_worse
+from multitask.reports.words import BASELINES
 from multitask.run import Run
-
-BASELINES = {
-    "majority": "Majority label",
-    "tfidf_logistic_regression": "TF-IDF + logistic regression",
-}
-_WORST = 12
-
-# Of the listed predictions of all tasks together: a page that can be sent by e-mail.
-_PREDICTIONS_SIZE = 1_000_000
-_MOST_LABELS = 120
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number of a table, with its interval; a share, in 0..1, is shown in percent."""
-
-    value: float
-    low: float
-    high: float
-    is_share: bool = True
-
-    def percent(self) -> str:
-        """Such as ``85.6 %``, or ``0.412`` where it is no share."""
-        return f"{100 * self.value:.1f} %" if self.is_share else f"{self.value:.3f}"
-
-    def interval(self) -> str:
-        """Such as ``84.3-86.8``."""
-        if self.is_share:
-            return f"{100 * self.low:.1f}–{100 * self.high:.1f}"  # noqa: RUF001 (an en dash)
-        return f"{self.low:.3f}–{self.high:.3f}"  # noqa: RUF001
-
-
-@dataclass(frozen=True)
-class SystemScores:
-    """A row of a task's table: what answered, and its metrics."""
-
-    name: str
-    metrics: dict[str, Score]
-    is_model: bool
-
-    @property
-    def main(self) -> Score:
-        """The headline metric."""
-        return next(iter(self.metrics.values()))
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """A label's precision, recall and F1, and how often it is right and predicted."""
-
-    label: str
-    support: int
-    predicted: int
-    scores: dict[str, Score]
-
-
-@dataclass(frozen=True)
-class TaskReport:
-    """Everything about one task.
-
-    Attributes:
-        kind: In words.
-        n: Rows.
-        labels: How many there are.
-        seconds: Of scoring.
-        systems: The model first, then what it is compared with.
-        verdict: One sentence: the model against all opponents, or the stronger baseline.
-        verdict_class: ``better``, ``worse`` or ``unclear``.
-        opponents: Each paired comparison.
-        hand_over: The recommended threshold; None without calibration.
-        findings: What else there is to say, a sentence each.
-        mistakes: Wrong answers, the surest first.
-        predictions: Rows to search in, the wrong ones first; maybe not all.
-        calibrated: Whether probabilities of rows are calibrated ones.
-        confusion: None where there is none to show.
-        per_label: Labels, the worst first.
-        labels_left_out: Labels that ``per_label`` does not show.
-        reliability: Bins before and after calibration; after: None without.
-        positions: Of multiple choice: option, share of right answers, share of the model's.
-    """
-
-    name: str
-    kind: str
-    n: int
-    labels: int
-    seconds: float
-    systems: list[SystemScores]
-    verdict: str
-    verdict_class: str
-    opponents: list[Opponent]
-    hand_over: HandOver | None
-    findings: list[str]
-    mistakes: list[Answer]
-    predictions: list[Answer]
-    calibrated: bool
-    confusion: Confusion | None
-    per_label: list[LabelScores]
-    labels_left_out: int
-    reliability: tuple[list[dict[str, Any]], list[dict[str, Any]] | None]
-    positions: list[tuple[str, float, float]]
 
 
 @dataclass(frozen=True)
@@ -127,6 +32,7 @@ class ReportContent:
     """A whole report."""
 
     name: str
+    evaluation: str
     model: str
     base_model: str
     split: str
@@ -135,18 +41,88 @@ class ReportContent:
     tasks: list[TaskReport]
     got_worse: list[tuple[str, str]]
     compared: bool
+    sharing: Sharing | None
+    forgetting: Forgetting | None
     training: Training
     sources: list[dict[str, str]]
     notes: list[str]
     provenance: Provenance
 
+    @property
+    def opponents(self) -> list[str]:
+        """What any task is compared with, in order."""
+        return list(dict.fromkeys(o.name for task in self.tasks for o in task.opponents))
 
-def gather(run: Run) -> ReportContent:
+
+def gather(run: Run, evaluation: str | None = None) -> ReportContent:
     """Read a run's evaluations, data and training events.
 
+    Args:
+        run: The run.
+        evaluation: The one that the report is about; default: as `choose` does.
+
     Raises:
-        InputError: The run has not been evaluated.
+        InputError: The run has not been evaluated, or not under that name.
     """
+    by_name = _evaluations(run)
+    chosen, choice_notes = choose(list(by_name), evaluation)
+    main = by_name[chosen]
+    results = json.loads(main.read_text(encoding="utf-8"))
+    sharing, sharing_notes = read_sharing(main.parent, results)
+    forgotten, forgotten_notes = read_forgetting(main.parent, results)
+    compared = _comparisons(results, sharing)
+    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
+    spec = _spec(run.spec.read_text(encoding="utf-8"))
+    others = [
+        json.loads(path.read_text(encoding="utf-8")) | {"_": name}
+        for name, path in by_name.items()
+        if name != chosen
+    ]
+    rows = _rows(run, results["split"])
+    return ReportContent(
+        name=spec["name"],
+        evaluation=chosen,
+        model=results["model"],
+        base_model=spec["model"],
+        split=results["split"],
+        limit=results["limit"],
+        evaluations=list(by_name),
+        tasks=[
+            task_report(
+                name,
+                results | {"comparisons": compared},
+                manifest,
+                main.parent,
+                _others(name, results, others),
+                rows,
+            )
+            for name in results["tasks"]
+        ],
+        got_worse=_losses(results, compared, forgotten),
+        compared=bool(compared),
+        sharing=sharing,
+        forgetting=forgotten,
+        training=read_training(run),
+        sources=[_source(name, task) for name, task in manifest["tasks"].items()],
+        notes=[
+            *_notes(run),
+            *choice_notes,
+            *results.get("notes", ()),
+            *sharing_notes,
+            *forgotten_notes,
+        ],
+        provenance=read_provenance(
+            run,
+            manifest,
+            results,
+            compared=[] if sharing is None else sharing.runs,
+            general=_named(manifest, forgotten),
+        ),
+    )
+
+
+def _evaluations(run: Run) -> dict[str, Path]:
+    """The results.json of every evaluation, by name."""
     found = sorted(run.evaluations.glob("*/results.json")) if run.evaluations.is_dir() else []
     if not found:
         raise InputError(
@@ -154,32 +130,58 @@ def gather(run: Run) -> ReportContent:
             where=run.root,
             fix=f"run `multitask evaluate {run.root}`",
         )
-    main = next((path for path in found if path.parent.name == DEFAULT_NAME), found[0])
-    results = json.loads(main.read_text(encoding="utf-8"))
-    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
-    spec = _spec(run.spec.read_text(encoding="utf-8"))
-    others = [
-        json.loads(p.read_text(encoding="utf-8")) | {"_": p.parent.name} for p in found if p != main
-    ]
-    rows = _rows(run, results["split"])
-    return ReportContent(
-        name=spec["name"],
-        model=results["model"],
-        base_model=spec["model"],
-        split=results["split"],
-        limit=results["limit"],
-        evaluations=[path.parent.name for path in found],
-        tasks=[
-            _task(name, results, manifest, main.parent, _others(name, results, others), rows)
-            for name in results["tasks"]
-        ],
-        got_worse=sorted(got_worse(results, BASELINES), key=lambda loss: loss[1] != "worse"),
-        compared=bool(results.get("comparisons")),
-        training=read_training(run),
-        sources=[_source(name, task) for name, task in manifest["tasks"].items()],
-        notes=_notes(run) + list(results.get("notes", ())),
-        provenance=read_provenance(run, manifest, results),
-    )
+    return {path.parent.name: path for path in found}
+
+
+def _named(manifest: Mapping[str, Any], forgotten: Forgetting | None) -> list[str]:
+    """General tasks that the spec does not have."""
+    pairs = [] if forgotten is None else forgotten.tasks
+    return [pair.task for pair in pairs if pair.task not in manifest.get("general", ())]
+
+
+def choose(names: Sequence[str], wanted: str | None) -> tuple[str, list[str]]:
+    """Which evaluation a report is about, and a note where that is not plain.
+
+    What the user named; else that of the trained model; else the first by name that is not the
+    base model's.
+
+    Raises:
+        InputError: There is none of the name.
+    """
+    if wanted is not None:
+        if wanted not in names:
+            raise InputError(f"there is no evaluation {wanted!r}", fix=did_you_mean(wanted, names))
+        return wanted, []
+    if DEFAULT_NAME in names:
+        return DEFAULT_NAME, []
+    ordered = sorted(names, key=lambda name: (name == BASE_NAME, name))
+    if len(ordered) == 1:
+        return ordered[0], []
+    others = ", ".join(ordered[1:])
+    note = f"about the evaluation {ordered[0]!r}; there is also {others}: choose with --name"
+    return ordered[0], [note]
+
+
+def _comparisons(results: Mapping[str, Any], sharing: Sharing | None) -> dict[str, Any]:
+    """The comparisons of results.json, with the single-task runs behind the base."""
+    found = dict(results.get("comparisons", {}))
+    if sharing is None:
+        return found
+    base = {BASE_NAME: found.pop(BASE_NAME)} if BASE_NAME in found else {}
+    return base | {SINGLE: sharing.comparisons} | found
+
+
+def _losses(
+    results: Mapping[str, Any], compared: Mapping[str, Any], forgotten: Forgetting | None
+) -> list[tuple[str, str]]:
+    """What got worse, those beyond chance first."""
+    titles = BASELINES | {SINGLE: "training it alone", BASE_NAME: "the base model"}
+    tasks: dict[str, Any] = {"tasks": results["tasks"], "comparisons": compared}
+    found = list(got_worse(tasks, titles))
+    if forgotten is not None:
+        general = {"general": forgotten.comparisons}
+        found += got_worse({"tasks": {}, "comparisons": general}, {"general": "the base model"})
+    return sorted(found, key=lambda loss: loss[1] != "worse")
 
 
 def _rows(run: Run, split: str) -> dict[str, dict[str, Row]]:
@@ -204,104 +206,6 @@ def _others(task: str, main: dict[str, Any], others: list[dict[str, Any]]) -> di
         for results in others
         if all(results[key] == main[key] for key in ("split", "limit")) and task in results["tasks"]
     }
-
-
-def _task(
-    name: str,
-    results: dict[str, Any],
-    manifest: dict[str, Any],
-    directory: Path,
-    others: dict[str, Any],
-    rows: dict[str, dict[str, Row]],
-) -> TaskReport:
-    task = results["tasks"][name]
-    labels = manifest["tasks"][name]["labels"]
-    systems = [SystemScores(directory.name, _scores(task["metrics"]), True)]
-    systems += [SystemScores(other, _scores(metrics), True) for other, metrics in others.items()]
-    systems += [
-        SystemScores(title, _scores(task["baselines"][key]), False)
-        for key, title in BASELINES.items()
-        if key in task["baselines"]
-    ]
-    against = opponents(name, results.get("comparisons", {}), BASELINES)
-    verdict, verdict_class = over_all(against) if against else _verdict(systems)
-    answers = read_answers(name, labels, rows.get(name, {}), directory)
-    choice, classes = task["kind"] == "multiple_choice", task["kind"] == "classification"
-    per_label = _per_label(task.get("per_label", []))
-    return TaskReport(
-        name=name,
-        kind=task["kind"].replace("_", " "),
-        n=task["n"],
-        labels=len(labels),
-        seconds=task["seconds"],
-        systems=systems,
-        verdict=verdict,
-        verdict_class=verdict_class,
-        opponents=against,
-        hand_over=hand_over(task["calibration"]) if "calibration" in task else None,
-        findings=list(findings(task)),
-        mistakes=answers.mistakes(_WORST),
-        predictions=answers.wrong_first(_PREDICTIONS_SIZE // len(results["tasks"])),
-        calibrated=answers.calibrated,
-        confusion=confusion(answers.gold, answers.predicted, labels) if classes else None,
-        per_label=per_label[:_MOST_LABELS],
-        labels_left_out=max(0, len(per_label) - _MOST_LABELS),
-        reliability=(
-            task.get("reliability", []),
-            None if answers.after is None else [asdict(found) for found in answers.after],
-        ),
-        positions=answers.positions(labels) if choice else [],
-    )
-
-
-def _per_label(records: list[dict[str, Any]]) -> list[LabelScores]:
-    found = [
-        LabelScores(
-            record["label"],
-            record["support"],
-            record["predicted"],
-            {
-                key: Score(**record[key])
-                for key in ("precision", "recall", "f1")
-                if record[key] is not None
-            },
-        )
-        for record in records
-    ]
-    # A label without rows says nothing of how well its rows are found.
-    return sorted(found, key=lambda label: (not label.support, _f1(label)))
-
-
-def _f1(label: LabelScores) -> float:
-    return label.scores["f1"].value if "f1" in label.scores else 1.0
-
-
-def _scores(metrics: dict[str, Any]) -> dict[str, Score]:
-    return {
-        key: Score(**metrics[key], is_share=known.is_share)
-        for key, known in METRICS.items()
-        if key in metrics
-    }
-
-
-def _verdict(systems: list[SystemScores]) -> tuple[str, str]:
-    """Compare accuracies by their intervals, which is cautious: overlap does not mean equal."""
-    model = systems[0].main
-    baselines = [system for system in systems if not system.is_model]
-    if not baselines:
-        return "compared with nothing yet", "unclear"
-    best = max(baselines, key=lambda system: system.main.value)
-    baseline = best.main
-    points = 100 * (model.value - baseline.value)
-    against = f"{best.name} ({baseline.percent()})"
-    if model.low > baseline.high:
-        return f"{points:.1f} points over {against}", "better"
-    if model.high < baseline.low:
-        return f"{-points:.1f} points under {against}", "worse"
-    return (
-        f"not clearly different from {against}: {points:+.1f} points, intervals overlap",
-        "unclear",
-    )
 
 
 def _source(name: str, task: dict[str, Any]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from multitask.metrics.kinds import METRICS
+from multitask.reports.sharing import Forgetting, Pair, Sharing, forgetting, sharing
 from multitask.reports.words import findings, interval, number, p_value
 
 BASELINES = {
@@ -35,11 +36,14 @@ _SHORT = {
 _WIDTH = 110
 
 
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, _WIDTH))
+
+
 def print_results(results: dict[str, Any]) -> None:
     """Print every task's metrics beside the baselines, and what else was found."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, _WIDTH))
+    console = _console()
     for columns in (_CLOSED, _FREE):
         tasks = {n: t for n, t in results["tasks"].items() if columns[0] in t["metrics"]}
         if tasks:
@@ -59,9 +63,7 @@ _STYLES = {"better": "green", "worse": "red", "unclear": "yellow"}
 
 def print_summary(content: ReportContent) -> None:
     """Print a report's first screen: verdicts, what got worse, when to hand over."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, _WIDTH))
+    console = _console()
     table = Table(title="Verdict", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("task", "score", "95 %", "verdict", "hand over"):
         table.add_column(column, overflow="fold")
@@ -76,8 +78,64 @@ def print_summary(content: ReportContent) -> None:
             Text(advice),
         )
     console.print(table)
+    if content.sharing is not None:
+        _print_sharing(console, content.sharing)
+    if content.forgetting is not None:
+        _print_forgetting(console, content.forgetting)
     for loss, kind in content.got_worse:
         console.print(Text(f"worse: {loss}", style=_STYLES[kind]), highlight=False)
+    for note in content.notes:
+        console.print(Text(f"note: {note}"), highlight=False)
+
+
+def print_interference(record: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    """Print an interference.json beside the results.json of its evaluation."""
+    _print_sharing(_console(), sharing(record, results))
+
+
+def print_forgetting(results: Mapping[str, Any]) -> None:
+    """Print a results.json of general tasks."""
+    _print_forgetting(_console(), forgetting(results))
+
+
+def _print_sharing(console: Console, found: Sharing) -> None:
+    console.print(_pairs("what sharing one model gave and took", "together", "alone", found.tasks))
+    gain = found.gain or "none, since a model of one task has no row right"
+    text = f"mean relative gain in accuracy: {gain}"
+    console.print(Text(text, style=_STYLES[found.gain_verdict]), highlight=False)
+    for task in found.not_compared:
+        console.print(Text(f"{task}: no run of it alone"), highlight=False)
+    for note in found.notes:
+        console.print(Text(f"note: {note}"), highlight=False)
+
+
+def _print_forgetting(console: Console, found: Forgetting) -> None:
+    title = "forgetting, on tasks that were not trained on"
+    console.print(_pairs(title, "after", "before", found.tasks))
+    for note in found.notes:
+        console.print(Text(f"note: {note}"), highlight=False)
+
+
+def _pairs(title: str, own: str, other: str, pairs: Sequence[Pair]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("task", "n", own, other, "points", "95 %", "p (Holm)", ""):
+        table.add_column(column, justify="left" if column in ("task", "") else "right")
+    for pair in pairs:
+        found = pair.opponent
+        table.add_row(
+            Text(pair.task),
+            f"{found.rows:,}",
+            pair.own,
+            pair.other,
+            f"{found.value:+.1f}",
+            found.interval,
+            found.p,
+            Text(
+                "not clear" if found.verdict == "unclear" else found.verdict,
+                style=_STYLES[found.verdict],
+            ),
+        )
+    return table
 
 
 def _scores(

@@ -61,8 +61,8 @@ class Training:
 
 def read_training(run: Run) -> Training:
     """Read whatever the run has of a training."""
-    events = list(_lines(run.trainer_events))
-    tokens = _tokens(run.balance_log)
+    events = list(read_lines(run.trainer_events))
+    tokens = tokens_by_task(run.balance_log)
     return Training(
         facts=_facts(events, tokens),
         loss=_curve(events, "loss"),
@@ -75,8 +75,8 @@ def read_training(run: Run) -> Training:
     )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log; a last line that a crash cut short is left out."""
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a run's log; a last line that a crash cut short is left out."""
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -100,7 +100,7 @@ def _curve(events: list[dict[str, Any]], key: str) -> Curve:
 
 def _by_task(path: Path) -> dict[str, dict[str, Curve]]:
     found: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for record in _lines(path):
+    for record in read_lines(path):
         for key, value in record.items():
             parts = key.split("/")
             if len(parts) != 3 or parts[0] != "eval" or parts[1] in _SPREAD or parts[2] == "rows":
@@ -112,8 +112,9 @@ def _by_task(path: Path) -> dict[str, dict[str, Curve]]:
     }
 
 
-def _tokens(path: Path) -> dict[str, int]:
-    steps: dict[int, dict[str, Any]] = {record["step"]: record for record in _lines(path)}
+def tokens_by_task(path: Path) -> dict[str, int]:
+    """Supervised tokens that each task was trained on, from the balance log."""
+    steps: dict[int, dict[str, Any]] = {record["step"]: record for record in read_lines(path)}
     total: dict[str, int] = defaultdict(int)
     for record in steps.values():
         for key, value in record.items():

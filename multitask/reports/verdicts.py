@@ -12,6 +12,9 @@ from multitask.reports.words import interval, number, p_value
 SIGNIFICANT = 0.05
 """The p-value, by Holm over the tasks, below which a difference is called one."""
 
+# Labels that are named where many lose: beyond chance, and within.
+_MOST_CLEAR, _MOST_UNCLEAR = 5, 3
+
 
 @dataclass(frozen=True)
 class Opponent:
@@ -61,27 +64,28 @@ def opponents(
     task: str, comparisons: Mapping[str, Any], titles: Mapping[str, str]
 ) -> list[Opponent]:
     """Every comparison of a task, in the order of results.json."""
-    found = []
-    for name, tasks in comparisons.items():
-        record = tasks.get(task)
-        if record is None:
-            continue
-        metric, difference = next(iter(record["differences"].items()))
-        p = record.get("p_holm", record["p_value"])
-        clear = p < SIGNIFICANT and difference["value"] != 0
-        sign = "better" if difference["value"] > 0 else "worse"
-        found.append(
-            Opponent(
-                name=titles.get(name, name),
-                metric=METRICS[metric].title if metric in METRICS else metric,
-                value=100 * difference["value"],
-                interval=f"{100 * difference['low']:+.1f} to {100 * difference['high']:+.1f}",
-                p=p_value(p),
-                verdict=sign if clear else "unclear",
-                rows=record["n"],
-            )
-        )
-    return found
+    return [
+        opponent(titles.get(name, name), tasks[task])
+        for name, tasks in comparisons.items()
+        if task in tasks
+    ]
+
+
+def opponent(name: str, record: Mapping[str, Any]) -> Opponent:
+    """One comparison of a task, under a name for people."""
+    metric, difference = next(iter(record["differences"].items()))
+    p = record.get("p_holm", record["p_value"])
+    clear = p < SIGNIFICANT and difference["value"] != 0
+    sign = "better" if difference["value"] > 0 else "worse"
+    return Opponent(
+        name=name,
+        metric=METRICS[metric].title if metric in METRICS else metric,
+        value=100 * difference["value"],
+        interval=f"{100 * difference['low']:+.1f} to {100 * difference['high']:+.1f}",
+        p=p_value(p),
+        verdict=sign if clear else "unclear",
+        rows=record["n"],
+    )
 
 
 def verdict(found: list[Opponent]) -> tuple[str, str]:
@@ -93,15 +97,20 @@ def verdict(found: list[Opponent]) -> tuple[str, str]:
         return f"worse than {_names(worse)}", "worse"
     if better and not unclear:
         return f"better than {_names(better)}", "better"
+    like = f"not clearly different from {_listed([o.name for o in unclear])}"
     if better:
-        return f"better than {_names(better)}; not clearly different from {_names(unclear)}", (
-            "better"
-        )
-    return f"not clearly different from {_names(unclear)}", "unclear"
+        return f"better than {_names(better)}; {like}", "better"
+    return like, "unclear"
 
 
 def _names(found: list[Opponent]) -> str:
-    return " and ".join(f"{o.name} ({o.value:+.1f} points)" for o in found)
+    return _listed([f"{o.name} ({o.value:+.1f} points)" for o in found])
+
+
+def _listed(names: list[str]) -> str:
+    """Such as ``a, b and c``."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def got_worse(results: Mapping[str, Any], titles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -122,8 +131,38 @@ def got_worse(results: Mapping[str, Any], titles: Mapping[str, str]) -> Iterator
                     + ("" if clear else ", within chance"),
                     "worse" if clear else "unclear",
                 )
+            yield from label_losses(task, record, titles.get(name, name))
     for task, found in results["tasks"].items():
         yield from _calibration_losses(task, found.get("calibration"))
+
+
+def label_losses(task: str, record: Mapping[str, Any], other: str) -> Iterator[tuple[str, str]]:
+    """Labels that lose recall: those beyond chance, and the largest of the others.
+
+    Beyond chance is a p-value below 0.05 by Benjamini and Hochberg over the task's labels.
+    """
+    losses = [c for c in record.get("labels", ()) if c["difference"]["value"] < 0]
+    losses.sort(key=lambda c: c["difference"]["value"])
+    clear = [c for c in losses if c["p_bh"] < SIGNIFICANT]
+    for change in clear[:_MOST_CLEAR]:
+        d = change["difference"]
+        text = (
+            f"{task}, label {change['label']}: recall {100 * d['value']:+.1f} points "
+            f"({100 * d['low']:+.1f} to {100 * d['high']:+.1f}; {change['n']} rows, "
+            f"p {p_value(change['p_bh'])} over all labels) against {other}"
+        )
+        yield text, "worse"
+    if clear[_MOST_CLEAR:]:
+        yield f"{task}: {len(clear) - _MOST_CLEAR} more labels lose recall against {other}", "worse"
+    rest = [c for c in losses if c["p_bh"] >= SIGNIFICANT]
+    if rest:
+        named = ", ".join(
+            f"{c['label']} ({100 * c['difference']['value']:+.1f} points of {c['n']} rows)"
+            for c in rest[:_MOST_UNCLEAR]
+        )
+        more = f", and {len(rest) - _MOST_UNCLEAR} more" if rest[_MOST_UNCLEAR:] else ""
+        text = f"{task}: largest drops in recall against {other}, each within chance: {named}{more}"
+        yield text, "unclear"
 
 
 def _loss(task: str, metric: str, found: Mapping[str, float], other: str) -> str:

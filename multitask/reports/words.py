@@ -9,6 +9,12 @@ from multitask.metrics.kinds import METRICS
 
 Estimate = Mapping[str, float]
 
+BASELINES = {
+    "majority": "Majority label",
+    "tfidf_logistic_regression": "TF-IDF + logistic regression",
+}
+"""Titles of the baselines."""
+
 
 def number(metric: str, value: float) -> str:
     """A metric's value in words: percent of a share, else three digits."""

@@ -78,6 +78,8 @@ def _environment(*, autoescape: bool) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["cell"] = markdown_cell
+    # Made by `script_json`, which lets nothing end the element that it stands in.
+    environment.filters["raw_json"] = Markup
     return environment
 
 

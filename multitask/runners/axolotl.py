@@ -177,16 +177,13 @@ def _plugin(setup: Setup) -> Section:
 
 def _tracking(setup: Setup) -> list[Section]:
     sections = []
-    wandb, hub = setup.spec.tracking.wandb, setup.spec.hub
+    wandb = setup.spec.tracking.wandb
     if wandb is not None:
         keys = {"wandb_project": wandb.project, "wandb_name": wandb.name or setup.spec.name}
         if wandb.entity:
             keys["wandb_entity"] = wandb.entity
         why = "Weights & Biases; offline where there is no login (`wandb sync` uploads later)."
         sections.append(Section(why, keys))
-    if hub is not None:
-        why = "The trained model goes to the Hub, private until you change it."
-        sections.append(Section(why, {"hub_model_id": hub.repo, "hub_private_repo": True}))
     return sections
 
 

@@ -180,12 +180,14 @@ def test_a_commit_whose_answer_is_lost_counts(run: Run, hub: UploadHub, push_to:
     assert done.commit == hub.repos["alice/toy"].head
 
 
-def _command(run: Run, hub: UploadHub, **environment: str) -> subprocess.CompletedProcess[str]:
+def _command(
+    run: Run, hub: UploadHub, repo: str | None = "alice/toy", **environment: str
+) -> subprocess.CompletedProcess[str]:
     home = str(run.root.parent / "hf")
     env = dict(os.environ) | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": home}
     env.pop("HF_TOKEN", None)
     return subprocess.run(
-        [sys.executable, "-m", "multitask", "push", str(run.root), "alice/toy"],
+        [sys.executable, "-m", "multitask", "push", str(run.root), *([repo] if repo else [])],
         capture_output=True,
         text=True,
         env=env | environment,
@@ -220,3 +222,13 @@ def test_the_command_ends_with_2_and_one_message(
     assert "Traceback" not in done.stderr
     assert "hf_" not in done.stdout + done.stderr
     assert not hub.repos
+
+
+def test_the_repository_of_the_spec_is_the_default(run: Run, hub: UploadHub) -> None:
+    done = _command(run, hub, None, HF_TOKEN=TOKEN)
+    assert done.returncode == 2
+    assert "no repository is named" in done.stderr
+    run.spec.write_text(run.spec.read_text() + "\nhub: {repo: alice/of-the-spec}\n")
+    done = _command(run, hub, None, HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert "alice/of-the-spec" in hub.repos

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multitask.metrics.reliability import expected_calibration_error, reliability_bins
+from multitask.metrics.reliability import BINS, expected_calibration_error, reliability_bins
 
 rows = st.lists(
     st.tuples(st.sampled_from([0.2, 0.5, 0.5000001, 0.9, 1.0]), st.booleans()),
@@ -50,7 +50,7 @@ def test_the_order_of_rows_does_not_matter(
 def test_bins_and_error_agree(pairs: list[tuple[float, bool]], clustered: bool) -> None:
     confidence, correct = [c for c, _ in pairs], [r for _, r in pairs]
     clusters = [i // 2 for i in range(len(pairs))] if clustered else None
-    bins = reliability_bins(confidence, correct, clusters=clusters)
+    bins = reliability_bins(confidence, correct, bins=BINS, clusters=clusters)
     estimate = expected_calibration_error(confidence, correct, clusters=clusters)
     assert sum(b.count for b in bins) == len(pairs)
     gaps = [b.count * abs(b.confidence - b.accuracy.value) for b in bins]
@@ -82,3 +82,12 @@ def test_wrong_input_is_refused() -> None:
         expected_calibration_error([0.5, 1.5], [True, True])
     with pytest.raises(ValueError, match="confidences but"):
         reliability_bins([0.5], [True, True])
+
+
+def test_few_rows_have_fewer_bins() -> None:
+    counts = [
+        [found.count for found in reliability_bins(np.linspace(0.1, 0.9, n).tolist(), [True] * n)]
+        for n in (7, 35, 400)
+    ]
+    assert [len(bins) for bins in counts] == [1, 3, 15]
+    assert all(count >= 10 for bins in counts[1:] for count in bins)

@@ -35,14 +35,33 @@ axe.run(document, {resultTypes: ["violations"]}).then((found) => {
 """
 _SEARCH = """
 const box = document.querySelector("input[data-searches]");
-const rows = Array.from(document.getElementById(box.dataset.searches).tBodies[0].rows);
-const shown = () => rows.filter((row) => !row.hidden).length;
+const table = document.getElementById(box.dataset.searches);
+const shown = () => table.tBodies[0].rows.length;
 const type = (text) => { box.value = text; box.dispatchEvent(new Event("input")); return shown(); };
 const out = document.createElement("pre");
 out.id = "out";
-const id = rows[0].querySelector("code").textContent;
-out.textContent = JSON.stringify([rows.length, type(""), type(id), type("no such words here")]);
-document.body.append(out);
+setTimeout(() => {
+  const every = type("");
+  const id = table.tBodies[0].rows[0].querySelector("code").textContent;
+  out.textContent = JSON.stringify([every, type(id), type("no such words here")]);
+  document.body.append(out);
+}, 0);
+"""
+_TURN = """
+const id = document.querySelector("input[data-searches]").dataset.searches;
+const part = (end) => document.getElementById(id + end);
+const first = () => part("").tBodies[0].rows[0].querySelector("code").textContent;
+const out = document.createElement("pre");
+out.id = "out";
+setTimeout(() => {
+  const seen = [[first(), part("-count").textContent, part("-back").disabled]];
+  part("-on").click();
+  seen.push([first(), part("-count").textContent, part("-on").disabled]);
+  part("-back").click();
+  seen.push([first()]);
+  out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+}, 0);
 """
 
 Open = Callable[..., str]
@@ -68,8 +87,26 @@ def browse(tmp_path: Path) -> Open:
 
 
 @pytest.fixture
-def page(evaluated: Run) -> Path:
-    return write_report(evaluated)[0]
+def page(evaluated: Run, tmp_path: Path) -> Path:
+    """A report with every section: the base's answers stand in for single-task runs too."""
+    shutil.copytree(evaluated.root, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    folder = run.evaluations / "trained"
+    results = json.loads((folder / "results.json").read_text())
+    base = results["comparisons"]["base"]
+    side = {"rows": 9, "seen": 9.0, "steps": 3, "tokens": None, "train": "0" * 32}
+    budget = {"same": "rows", "same_training_rows": True, "this": side, "other": side}
+    shared = {
+        "schema_version": 1, "evaluation": "trained", "split": "test", "limit": 12,
+        "tasks": {task: {"run": task, **found, "budget": budget} for task, found in base.items()},
+        "not_compared": ["other"], "notes": ["trained with <other> settings"],
+        "relative_gain": {"value": -0.1, "low": -0.2, "high": -0.05}, "key": results["key"],
+    }  # fmt: skip
+    (folder / "interference.json").write_text(json.dumps(shared))
+    (folder / "general").mkdir()
+    general = {**results, "split": "general", "comparisons": {"base/general": base}}
+    (folder / "general/results.json").write_text(json.dumps(general))
+    return write_report(run)[0]
 
 
 def _with_script(page: Path, folder: Path, *scripts: str) -> Path:
@@ -119,6 +156,15 @@ def _requests(log: Path) -> list[str]:
     return [url for url in urls if not url.startswith(("file:", "data:"))]
 
 
+def test_the_page_under_test_has_every_section(page: Path) -> None:
+    found = set(re.findall(r"<h[23][^>]*>([^<]*)<", page.read_text()))
+    assert {
+        "Verdict", "What got worse", "When to hand over to a person", "Forgetting",
+        "What sharing one model gave and took", "Option positions", "Confusions",
+        "Surest mistakes", "Training", "Provenance", "Made with",
+    } <= found  # fmt: skip
+
+
 def test_opening_the_page_requests_nothing(browse: Open, page: Path, tmp_path: Path) -> None:
     browse(page, f"--log-net-log={tmp_path / 'net.json'}")
     assert _requests(tmp_path / "net.json") == []
@@ -138,9 +184,23 @@ def test_the_own_script_runs_under_the_policy(browse: Open, page: Path) -> None:
 
 
 def test_the_search_shows_the_rows_that_fit(browse: Open, page: Path, tmp_path: Path) -> None:
-    every, empty, one, none = _out(browse(_with_script(page, tmp_path, _SEARCH)))
-    assert (every, empty, none) == (12, 12, 0)
+    every, one, none = _out(browse(_with_script(page, tmp_path, _SEARCH)))
+    assert (every, none) == (12, 0)
     assert 1 <= one < every
+
+
+def test_many_predictions_are_turned_page_by_page(browse: Open, page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+    rows = [[f"text {i}", 0, 1, [[0, 500]], 1, f"row-{i}"] for i in range(130)]
+    data = json.dumps({"names": ["a", "b"], "rows": rows})
+    start = text.index(">", text.index('id="task-1-rows-data"')) + 1
+    text = text[:start] + data + text[text.index("</script>", start) :]
+    page = tmp_path / "many.html"
+    page.write_text(text)
+    first, second, again = _out(browse(_with_script(page, tmp_path, _TURN)))
+    assert first == ["row-0", "1 to 100 of 130 rows", True]
+    assert second == ["row-100", "101 to 130 of 130 rows", True]
+    assert again == ["row-0"]
 
 
 def test_a_hostile_row_does_not_run(browse: Open, hostile: Run, tmp_path: Path) -> None:
@@ -151,3 +211,6 @@ def test_a_hostile_row_does_not_run(browse: Open, hostile: Run, tmp_path: Path) 
     text = write_report(hostile)[0]
     assert "<title>owned" not in browse(_with_script(text, tmp_path))
     assert html.escape("document.title='owned'") in text.read_text().replace("&#39;", "&#x27;")
+    dom = browse(_with_script(text, tmp_path, _SEARCH))
+    assert "&lt;img src=x onerror" in dom
+    assert "<title>owned" not in dom

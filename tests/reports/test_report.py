@@ -82,14 +82,17 @@ class _Tags(HTMLParser):
         self.tags: set[str] = set()
         self.links: list[str] = []
         self.scripts: list[str] = []
+        self.data: list[str] = []
+        self._into = self.scripts
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        self._into = self.data if ("type", "application/json") in attrs else self.scripts
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
 
     def handle_data(self, data: str) -> None:
         if self.cdata_elem == "script":
-            self.scripts.append(data)
+            self._into.append(data)
 
 
 def test_hostile_text_is_shown_and_not_run(run: Run) -> None:
@@ -100,6 +103,8 @@ def test_hostile_text_is_shown_and_not_run(run: Run) -> None:
     assert all(re.fullmatch(r"#[a-z0-9-]+", link) for link in parser.links)
     assert parser.scripts == [SCRIPT]
     assert "&lt;script&gt;alert(" in page.read_text()
+    (listed,) = [json.loads(text) for text in parser.data]
+    assert [row[0] for row in listed["rows"]] == [HOSTILE]
 
 
 def test_the_page_loads_nothing_from_elsewhere(run: Run) -> None:

@@ -51,10 +51,11 @@ def test_passed_through_keys_win() -> None:
     assert _config(axolotl={"warmup_ratio": 0.2})["warmup_ratio"] == 0.2
 
 
-def test_wandb_and_hub_are_passed_on() -> None:
+def test_wandb_is_passed_on_and_the_hub_is_left_to_push() -> None:
     config = _config(tracking={"wandb": {"project": "p"}}, hub={"repo": "me/it"}, name="n")
     assert (config["wandb_project"], config["wandb_name"]) == ("p", "n")
-    assert (config["hub_model_id"], config["hub_private_repo"]) == ("me/it", True)
+    # Axolotl would push without a card, in public, and over what is there.
+    assert not [key for key in config if key.startswith("hub_")]
 
 
 def test_whole_save_steps_are_integers() -> None:

@@ -1,0 +1,203 @@
+"""General tasks: rows that are never trained on, to see what a training made the model forget.
+
+Each is a pair of files in ``RUN/data/general``: ``TASK.jsonl``, its rows as they are put to a
+model, and ``TASK.json``, its definition, its source, and what was left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from multitask.data.define import adapter_of, define_task
+from multitask.data.leakage import Part, mark_near_duplicates, remove_leaks, summary
+from multitask.data.render import Renderer, Row, gold, pick_templates
+from multitask.data.sources import read_task, sha256
+from multitask.errors import InputError
+from multitask.run import Run, write_atomic
+from multitask.spec import Spec, check_task, name_of, resolve_task
+from multitask.task_spec import TaskSpec
+from multitask.tasks import Example, Task, task_from_record, task_names, task_record
+
+# Where a source has several splits, the first of these; none of them is trained on.
+_PREFERRED = ("test", "validation", "train")
+
+Entry = str | TaskSpec
+
+
+@dataclass(frozen=True)
+class GeneralTask:
+    """A general task of a run.
+
+    Attributes:
+        task: Its definition.
+        rows: Its rows.
+        record: The content of ``TASK.json``.
+        digest: SHA-256 of the rows' file.
+    """
+
+    task: Task
+    rows: list[Row]
+    record: dict[str, Any]
+    digest: str
+
+    @property
+    def left_out(self) -> int:
+        """Rows that were left out because a training row says the same."""
+        return sum(self.record["left_out"].values())
+
+
+def read_entries(values: Sequence[str]) -> list[Entry]:
+    """Read what a user named: shipped tasks, or YAML files with a task or a list of them.
+
+    Raises:
+        InputError: A name is not shipped and no file, or a file holds no tasks.
+    """
+    entries: list[Entry] = []
+    for value in values:
+        path = Path(value)
+        if value in task_names():
+            entries.append(value)
+        elif path.is_file():
+            entries += _from_file(path)
+        else:
+            raise InputError(
+                f"{value!r} is neither a shipped task nor a file",
+                fix=f"shipped: {', '.join(task_names())}; else a YAML file with a task, written "
+                "as in `tasks` of a spec",
+            )
+    return entries
+
+
+def _from_file(path: Path) -> list[Entry]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read as YAML: {error}", where=path) from None
+    several = content if isinstance(content, list) else [content]
+    try:
+        tasks = TypeAdapter(list[TaskSpec]).validate_python(several)
+    except ValidationError as error:
+        issue = error.errors()[0]
+        key = ".".join(str(part) for part in issue["loc"][1:]) or "the file"
+        raise InputError(
+            f"holds no task: {key}: {issue['msg'].lower()}",
+            where=path,
+            fix="write it as in `tasks` of a spec: {name, kind, source: {path: FILE}, ...}",
+        ) from None
+    for task in tasks:
+        check_task(task, str(path))
+    return [resolve_task(task, path.resolve().parent) for task in tasks]
+
+
+def write_general(
+    run: Run, entries: Sequence[Entry], spec: Spec, train: Iterable[Row], *, alpaca: bool
+) -> None:
+    """Write the files of the general tasks that a run does not have yet.
+
+    Rows that repeat a training row are left out, by the same rules as the leakage gate's, and
+    counted: a model that has seen them shows nothing.
+
+    Args:
+        run: The run.
+        entries: The tasks.
+        spec: The run's spec.
+        train: Its training rows; read only where a file is missing.
+        alpaca: Whether prompts take the Alpaca form.
+
+    Raises:
+        InputError: A source is missing or broken, a task is trained on as well, or none of its
+            rows is left.
+    """
+    missing = [e for e in entries if not _files(run, name_of(e))[1].is_file()]
+    if not missing:
+        return
+    parts = _parts(train)
+    for entry in missing:
+        name = name_of(entry)
+        if name in spec.task_names:
+            raise InputError(
+                f"{name!r} is a task of the run, so it cannot show what is forgotten",
+                fix="name a task that is not trained on",
+            )
+        _write(run, entry, spec, parts, alpaca)
+
+
+def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) -> None:
+    adapter = adapter_of(entry)
+    source, data, rejects = read_task(
+        adapter, data_dir=Path(spec.data_dir) if spec.data_dir else None, sample=spec.sample
+    )
+    task = define_task(entry, data.labels, spec.templates)
+    split = next(name for name in _PREFERRED if data.splits.get(name))
+    part = Part(adapter.name, split, list(data.splits[split]))
+    neighbours = {}
+    if spec.leakage.near_duplicates:
+        neighbours = mark_near_duplicates(
+            [part, *train], threshold=spec.leakage.threshold, seed=spec.seed
+        )
+    leaks = remove_leaks([part], train, neighbours)
+    if not part.examples:
+        raise InputError(
+            f"general task {adapter.name!r}: every row is also a training row",
+            where=source.location,
+        )
+    numbers = pick_templates(part.keys, None, len(task.templates), seed=spec.seed)
+    places = np.arange(len(part.examples)).tolist()
+    lines = Renderer(task, alpaca=alpaca).lines(part.examples, numbers.tolist(), places)
+    rows_file, record_file = _files(run, adapter.name)
+    write_atomic(rows_file, "".join(lines))
+    record = {
+        **task_record(task),
+        "source": source.record(),
+        "split": split,
+        "rows": len(part.examples),
+        "left_out": next(iter(summary(leaks).values()), {}),
+        "dropped": rejects.record(),
+    }
+    # Last, since this file says that the other is whole.
+    write_atomic(record_file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
+def _parts(train: Iterable[Row]) -> list[Part]:
+    """The training rows by task, each once, as far as it tells them apart."""
+    by_task: dict[str, dict[str, Example]] = {}
+    for row in train:
+        example = Example(row["id"], row["text"], gold(row), tuple(row.get("choices", ())))
+        by_task.setdefault(row["task"], {})[row["id"]] = example
+    return [Part(name, "train", list(rows.values())) for name, rows in by_task.items()]
+
+
+def _files(run: Run, name: str) -> tuple[Path, Path]:
+    folder = run.data / "general"
+    return folder / f"{name}.jsonl", folder / f"{name}.json"
+
+
+def read_general(run: Run, names: Sequence[str]) -> list[GeneralTask]:
+    """Read general tasks that a run has.
+
+    Raises:
+        InputError: A file was changed after it was written.
+    """
+    found = []
+    for name in names:
+        rows_file, record_file = _files(run, name)
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+        rows = [orjson.loads(line) for line in rows_file.read_bytes().splitlines()]
+        if len(rows) != record["rows"]:
+            raise InputError(
+                f"has {len(rows)} rows where {record['rows']} were written",
+                where=rows_file,
+                fix=f"remove it and {record_file.name}; they are written again",
+            )
+        task = task_from_record(name, record)
+        found.append(GeneralTask(task, rows, record, sha256(rows_file)))
+    return found

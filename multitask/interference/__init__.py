@@ -1,0 +1,1 @@
+"""What each task gains or loses by being trained together with the others."""
