@@ -95,5 +95,5 @@ class Child:
         assert self._process.stdout is not None
         for raw in self._process.stdout:
             line = raw.decode(errors="replace").rstrip("\r\n")
-            self._tail.append(line)
+            self._tail.append(self._log.clean(line))
             self._log.write(line)

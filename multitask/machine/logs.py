@@ -24,17 +24,24 @@ class Log:
         """Write to ``path``; the values of secrets in ``environ`` are replaced."""
         self.path = path
         values = {environ.get(name, "") for name in SECRETS}
-        self._secrets = sorted((v for v in values if len(v) >= _SHORTEST_SECRET), key=len)
+        self._secrets = sorted(
+            (v for v in values if len(v) >= _SHORTEST_SECRET), key=len, reverse=True
+        )
         self._lock = threading.Lock()
 
     def say(self, message: str) -> None:
         """Log a message of the machine's own."""
         self.write(f"[{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}] {message}")
 
-    def write(self, line: str) -> None:
-        """Log a line of a command's output."""
+    def clean(self, line: str) -> str:
+        """A line without secrets."""
         for secret in self._secrets:
             line = line.replace(secret, "***")
+        return line
+
+    def write(self, line: str) -> None:
+        """Log a line of a command's output."""
+        line = self.clean(line)
         with self._lock:
             print(line, flush=True, file=sys.stdout)  # noqa: T201  # the platform's log
             try:
