@@ -108,7 +108,7 @@ def _lead(job: Job, host: str, interrupts: Interrupts) -> int:
                 job.log.say(f"removing the machine: {action.why}")
                 job.dismiss()
                 job.kill()
-                return _remove(job.settings, job.log, done=job.state.now.phase == "done")
+                return _remove(job.settings, job.log)
             time.sleep(POLL_SECONDS)
     finally:
         job.kill()
@@ -139,7 +139,7 @@ def _follow(agent: Agent, settings: Settings, log: Log, interrupts: Interrupts) 
                 return 0  # nobody bills a machine that is not the platform's
             if action.kind == "remove":
                 log.say(f"removing this machine: {action.why}")
-                return _remove(settings, log, done=True)
+                return _remove(settings, log)
             time.sleep(POLL_SECONDS)
     finally:
         if agent.training is not None:
@@ -182,11 +182,11 @@ def _end_or_never(limits: Limits) -> float:
     return float("inf") if end is None else end[0]
 
 
-def _remove(settings: Settings, log: Log, *, done: bool) -> int:
+def _remove(settings: Settings, log: Log) -> int:
     remover = Remover(settings, log.say)
     if not remover.possible:
         log.say("this machine is not the platform's, or has no key: it is not removed")
-        return 0 if done else 1
+        return 0
     remover.remove()
     return 0
 
