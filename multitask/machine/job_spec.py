@@ -154,7 +154,7 @@ def read_input(given: Any, volume: Path) -> JobInput:
     except ValueError as error:
         raise InputError(str(error), where="key 'run_id'") from None
     hours = given.get("max_hours")
-    if hours is not None and not _number(0.01, _MAX_HOURS)(hours):
+    if hours is not None and not _number(0.001, _MAX_HOURS)(hours):
         raise InputError(f"is no number of hours up to {_MAX_HOURS:.0f}", where="key 'max_hours'")
     return JobInput(run_id, spec, hours)
 

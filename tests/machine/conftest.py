@@ -59,6 +59,7 @@ class Client:
 
     port: int
     token: str
+    patience: float = PATIENCE
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.token}"} | more.pop("headers", {})
@@ -109,16 +110,16 @@ class Client:
             assert not wrong, seen
             return seen["phase"] in phases
 
-        await_that(reached)
+        await_that(reached, self.patience)
         return seen
 
     def await_step(self, step: int) -> None:
-        await_that(lambda: self.status()["step"] >= step)
+        await_that(lambda: self.status()["step"] >= step, self.patience)
 
 
-def await_that(condition: Callable[[], bool]) -> None:
+def await_that(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
     """Wait for something; how long it takes decides nothing unless it never comes."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < until, "it did not come"
         time.sleep(0.05)
@@ -132,6 +133,7 @@ class Machines:
     api: PlatformApi
     nodes: int = 1
     files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
+    command: tuple[str, ...] = (str(MACHINE),)
     environ: dict[str, str] = field(default_factory=dict)
     volumes: dict[int, Path] = field(default_factory=dict)
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -174,7 +176,7 @@ class Machines:
             }
         log = (self.folder / f"machine-{node}.txt").open("ab")
         self.processes[node] = subprocess.Popen(
-            [sys.executable, str(MACHINE)],
+            [sys.executable, *self.command],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=variables | self.environ | environ,
