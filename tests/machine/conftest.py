@@ -141,7 +141,7 @@ class Machines:
     def __post_init__(self) -> None:
         self.mark = secrets.token_hex(8)
         self.client = Client(_free_port(), secrets.token_urlsafe(32))
-        self.volume = self.folder / "volume"
+        self.volume, self.port = self.folder / "volume", _free_port()
         self.api.pods |= {f"pod-{n}": {"id": f"pod-{n}"} for n in range(self.nodes)}
         if self.nodes > 1:
             self.api.clusters[CLUSTER] = {"id": CLUSTER, "name": "multitask-job"}
@@ -170,7 +170,7 @@ class Machines:
                 "NUM_NODES": str(self.nodes),
                 "NODE_RANK": str(node),
                 "PRIMARY_ADDR": "127.0.0.1",
-                "PRIMARY_PORT": str(_free_port()),
+                "PRIMARY_PORT": str(self.port),
                 "NODE_ADDR": "127.0.0.1",
                 "WORLD_SIZE": str(self.nodes),
             }

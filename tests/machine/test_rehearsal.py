@@ -1,4 +1,4 @@
-"""Three real machines train a real model: the image's own command, Axolotl with FSDP2 on the CPU."""
+"""Three real machines train a real model: the image's own command, Axolotl, FSDP2 on the CPU."""
 
 from __future__ import annotations
 
