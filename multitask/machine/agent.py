@@ -22,6 +22,7 @@ class Agent:
         exchange: How the nodes talk.
         place: Where this one stands.
         training: The training that runs here.
+        error: What the last one said at its end.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Agent:
         """Come up: other nodes see this one from now on."""
         self.exchange, self.place = exchange, place
         self.training: Child | None = None
+        self.error = ""
         self._commands, self._log, self._environ = commands, log, environ
         self._checked = 0
         self._starts: dict[int, int] = {}
@@ -92,5 +94,7 @@ class Agent:
             self.training.kill()
             self.training = None
             return
+        self.error = self.training.error()
+        self.training = None
         self.exchange.ended(node, order.number, code)
         self._log.say(f"the training ended here with exit code {code}")

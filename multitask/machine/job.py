@@ -240,7 +240,7 @@ class Job:
         if code is None:
             return
         self._progress.poll()
-        error = "" if self._agent.training is None else self._agent.training.error()
+        error = self._agent.error
         if code == 0:
             self._phase(self._commands.after("training"))
         elif code == _STOPPED:
