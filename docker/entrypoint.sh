@@ -45,7 +45,14 @@ start_ssh() {
     printf '%s\n%s\n' "$line" "$(cat -- "$home/.bashrc" 2>/dev/null || true)" >"$home/.bashrc.new"
     mv -- "$home/.bashrc.new" "$home/.bashrc"
   fi
-  service ssh start
+  # The image's host keys are known to everyone who has the image.
+  if [[ ! -e "$root/etc/ssh/.multitask" ]]; then
+    mkdir -p -- "$root/etc/ssh"
+    rm -f -- "$root"/etc/ssh/ssh_host_*
+    ssh-keygen -A ${root:+-f "$root"}
+    touch -- "$root/etc/ssh/.multitask"
+  fi
+  service ssh start || say "error: ssh does not start; the job goes on without it"
 }
 
 start_jupyter() {

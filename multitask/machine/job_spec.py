@@ -24,7 +24,7 @@ MAX_BYTES = 256 * 1024
 _MAX_DEPTH = 16
 _INPUT_KEYS = ("spec", "run_id", "max_hours")
 _MAX_HOURS = 24.0 * 7
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _SOURCE_FILES = ("path", "train", "validation", "test")
 _DATA_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
@@ -69,7 +69,8 @@ def _modules(value: Any) -> bool:
     """Names of layers; no patterns, which peft would compile."""
     names = value if isinstance(value, list) else []
     return 0 < len(names) <= 64 and all(
-        isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w.]{0,127}", name) for name in names
+        isinstance(name, str) and re.fullmatch(r"[A-Za-z_][\w.]{0,127}", name, re.ASCII)
+        for name in names
     )
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ _MOST_PROGRESS = 200
 _STREAMED = ("phase", "progress", "metrics", "checkpoint", "restart")
 
 Update = dict[str, Any]
-Steps = Callable[[Run, JobInput], list[tuple[str, list[str]]]]
 
 
 def start() -> int:
@@ -78,8 +77,6 @@ async def run_job(
     job: Mapping[str, Any],
     volume: Path,
     environ: Mapping[str, str],
-    *,
-    steps: Steps | None = None,
 ) -> AsyncIterator[Update]:
     """Do a job; the last update is its result, or ``{"error": ...}``, which the SDK reports.
 
@@ -89,14 +86,13 @@ async def run_job(
         job: The platform's job, with ``input``.
         volume: The worker's volume.
         environ: This process's variables.
-        steps: Gives the commands of the job in other words than ours.
     """
     try:
         given = read_input(job.get("input"), volume)
         worker = _Worker(given, volume, environ)
         worker.check_spec()
         with _Termination() as termination:
-            for phase, command in (steps or _steps)(worker.run, given):
+            for phase, command in _steps(worker.run, given, environ):
                 async for update in worker.do(phase, command, termination):
                     yield update
         yield worker.result()
@@ -106,11 +102,11 @@ async def run_job(
         yield {"error": f"the volume: {error}"}
 
 
-def _steps(run: Run, given: JobInput) -> list[tuple[str, list[str]]]:
+def _steps(run: Run, given: JobInput, environ: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     """A job's commands with their phases."""
     from multitask.cluster import load_cluster
 
-    python = os.environ.get(ENV_PYTHON) or "python"
+    python = environ.get(ENV_PYTHON) or "python"
     root = str(run.root)
     gpus = load_cluster(given.spec["cluster"]).gpus_per_node
     several = ["--processes", str(gpus)] if gpus > 1 else []

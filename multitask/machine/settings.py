@@ -306,6 +306,10 @@ def _limits(reader: _Reader, now: float) -> Limits:
     number: Callable[[str, float | None], float | None] = reader.number
     grace = number(protocol.ENV_GRACE, protocol.DEFAULT_GRACE_SECONDS)
     started = number(protocol.ENV_STARTED, now)
+    if number(protocol.ENV_MAX_COST, None) is not None and not number(protocol.ENV_PRICE, None):
+        raise InputError(
+            "needs the price", where=protocol.ENV_MAX_COST, fix=f"set {protocol.ENV_PRICE} too"
+        )
     return Limits(
         started=now if started is None else started,
         deadline=number(protocol.ENV_DEADLINE, None),

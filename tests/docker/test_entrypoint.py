@@ -42,7 +42,7 @@ if sys.argv[1:] == ["-m", "multitask.machine", "serve"] and "CODES" in os.enviro
         time.sleep(60)
     sys.exit(int(code))
 """
-_TOOLS = ("service", "jupyter", "id", "setpriv", "chown")
+_TOOLS = ("service", "ssh-keygen", "jupyter", "id", "setpriv", "chown")
 
 
 class Container:
@@ -109,6 +109,29 @@ def test_ssh_starts_with_the_given_key(container: Container) -> None:
     assert [args for args, _ in container.calls("service")] == [["ssh", "start"]]
 
 
+def test_a_container_makes_host_keys_of_its_own_once(container: Container) -> None:
+    known = container.root / "etc" / "ssh" / "ssh_host_rsa_key"
+    known.parent.mkdir(parents=True)
+    known.write_text("the same in every container")
+    for _ in range(2):
+        container.start(PUBLIC_KEY="ssh-rsa A")
+    assert not known.exists()
+    assert [args for args, _ in container.calls("ssh-keygen")] == [
+        ["-A", "-f", str(container.root)]
+    ]
+
+
+def test_a_shell_takes_what_the_machine_says(container: Container) -> None:
+    container.python.write_text("#!/bin/sh\necho export NODE_RANK=2\n")
+    done = subprocess.run(
+        ["bash", "-c", f". {ROOT}/docker/runpod.sh; echo $NODE_RANK"],
+        env=container.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "2\n"
+
+
 def test_without_a_key_there_is_no_ssh(container: Container) -> None:
     container.start()
     assert container.calls("service") == []
@@ -145,9 +168,20 @@ def test_without_a_password_there_is_no_jupyter(container: Container) -> None:
 
 
 def test_a_job_is_served_with_a_guard_beside_it(container: Container) -> None:
-    done = container.start(MULTITASK_RUN_ID="first", CODES="0")
-    assert done.returncode == 0
+    process = subprocess.Popen(
+        ["bash", str(ENTRYPOINT)],
+        env=container.environment(MULTITASK_RUN_ID="first", CODES="wait"),
+    )
+    _await(lambda: len(container.calls("python")) == 2)
     assert sorted(args[-1] for args, _ in container.calls("python")) == ["guard", "serve"]
+    _await((container.root / "ready").exists)
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+
+
+def test_a_machine_that_is_removed_ends_its_container(container: Container) -> None:
+    assert container.start(MULTITASK_RUN_ID="first", CODES="0").returncode == 0
+    assert container.actions() == ["serve"]
 
 
 def test_a_crash_is_started_again(container: Container) -> None:

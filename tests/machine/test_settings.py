@@ -47,6 +47,7 @@ def test_each_of_them_is_asked_for_by_name(name: str) -> None:
         ("MULTITASK_TOKEN", "short"),
         ("MULTITASK_DEADLINE", "tomorrow"),
         ("MULTITASK_MAX_COST", "-1"),
+        ("MULTITASK_MAX_COST", "5"),  # without a price, it would limit nothing
         ("MULTITASK_PRICE_PER_HOUR", "nan"),
         ("MULTITASK_ROLE", "king"),
     ],
