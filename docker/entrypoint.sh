@@ -62,7 +62,8 @@ start_jupyter() {
   fi
   # The token goes by the environment: an argument could be read in the list of processes.
   JUPYTER_TOKEN="$JUPYTER_PASSWORD" jupyter lab --allow-root --no-browser --ip=0.0.0.0 \
-    --port=8888 '--ServerApp.allow_origin=*' --ServerApp.root_dir="$root/workspace" >"$root/var/log/jupyter.log" 2>&1 &
+    --port=8888 '--ServerApp.allow_origin=*' --ServerApp.root_dir="$root/workspace" \
+    >"$root/var/log/jupyter.log" 2>&1 &
 }
 
 # Prints what a command of the job is started with: nothing, or what makes it the user multitask,

@@ -42,7 +42,7 @@ package() {
 worker() {
   uv venv --python "$PYTHON" "$PREFIX/worker"
   local python="$PREFIX/worker/bin/python"
-  uv pip install --python "$python" 'runpod>=1.9' httpx jinja2 pydantic pyyaml typer
+  uv pip install --python "$python" 'runpod>=1.9,<2' httpx jinja2 pydantic pyyaml typer
   uv pip install --python "$python" --no-deps "multitask @ file://$(copied_source)"
   "$python" -c 'import runpod, multitask.machine.serverless'
 }

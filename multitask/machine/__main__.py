@@ -13,6 +13,7 @@ from multitask.machine.settings import (
     read_place,
     read_role,
     read_settings,
+    removal_settings,
 )
 
 
@@ -45,13 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _machine(action: str, environ: dict[str, str]) -> int:
     from multitask.machine import main as machine
 
+    if action == "remove":
+        machine.leave_on_term()
+        return machine.remove_later(removal_settings(environ), environ)
     settings = read_settings(environ)
     if action == "guard":
         machine.leave_on_term()
         return machine.guard(settings, environ)
-    if action == "remove":
-        machine.leave_on_term()
-        return machine.remove_later(settings, environ)
     return machine.run_machine(settings, environ)
 
 

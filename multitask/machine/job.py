@@ -270,9 +270,9 @@ class Job:
     def _begin_stop(self) -> None:
         self._stopping_since = time.monotonic()
         self.log.say(f"stopping: {self._stop_why}")
+        self.interrupt()  # before anything is written: the volume may be full
         self.state.set(error=self._stop_why)
         self._phase("stopping")
-        self.interrupt()
 
     def _finish_stop(self) -> None:
         self._progress.poll()

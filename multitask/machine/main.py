@@ -106,7 +106,10 @@ def _lead(job: Job, host: str, interrupts: Interrupts) -> int:
                 return 143
             if action.kind == "remove":
                 job.log.say(f"removing the machine: {action.why}")
-                job.dismiss()
+                try:
+                    job.dismiss()
+                except OSError as error:  # the others notice by our silence
+                    job.log.say(f"the other nodes cannot be told: {error}")
                 job.kill()
                 return _remove(job.settings, job.log)
             time.sleep(POLL_SECONDS)
@@ -117,17 +120,18 @@ def _lead(job: Job, host: str, interrupts: Interrupts) -> int:
 
 def _follow(agent: Agent, settings: Settings, log: Log, interrupts: Interrupts) -> int:
     silence = Silence(agent.exchange, 0)
-    order = None
+    order, silent = None, 0.0
     try:
         while True:
             try:
                 order = agent.tick()
+                silent = silence.seconds()
             except OSError as error:
                 log.say(f"the volume: {error}")
                 time.sleep(_VOLUME_SECONDS)
             ended = order is not None and order.action == "end"
             action = decide_follower(
-                settings.limits, now=time.time(), leader_silent=silence.seconds(), ended=ended
+                settings.limits, now=time.time(), leader_silent=silent, ended=ended
             )
             if interrupts.count:
                 log.say(f"{interrupts.name}: the container is being stopped")

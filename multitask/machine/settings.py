@@ -167,6 +167,30 @@ def read_settings(environ: Mapping[str, str], *, now: float | None = None) -> Se
     )
 
 
+def removal_settings(environ: Mapping[str, str]) -> Settings:
+    """What is enough to remove this machine, whatever is wrong with its job.
+
+    A machine whose job cannot be read knows nothing of a cluster, and removes itself alone.
+    """
+    try:
+        return read_settings(environ)
+    except InputError:
+        return Settings(
+            role="pod",
+            run_id="unknown",
+            name="",
+            volume=Path(protocol.DEFAULT_VOLUME),
+            bundle="",
+            token="",
+            port=protocol.DEFAULT_PORT,
+            limits=Limits(started=time.time()),
+            place=Place(),
+            api_url=(environ.get(protocol.ENV_API_URL) or protocol.DEFAULT_API_URL).rstrip("/"),
+            api_key=environ.get(protocol.ENV_API_KEY) or None,
+            pod_id=environ.get(protocol.ENV_POD_ID) or None,
+        )
+
+
 def read_role(environ: Mapping[str, str]) -> Role:
     """Read the role; without a variable, a machine of a cluster is a node, any other a pod.
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from multitask.machine.checks import Wanted, find_problems, gather, is_settled, verify_bundle
+from multitask.machine.checks import (
+    Wanted,
+    count_gpus,
+    find_problems,
+    gather,
+    is_settled,
+    verify_bundle,
+)
 from multitask.machine.protocol import bundle_json, bundle_sha256
 from tests.machine.conftest import FILES, bundle_of
 
@@ -95,6 +102,21 @@ def test_files_that_are_missing_changed_or_links_are_found(tmp_path: Path) -> No
 
 def test_without_a_list_there_is_no_hash(tmp_path: Path) -> None:
     assert verify_bundle(tmp_path) == ("", [])
+
+
+def test_gpus_are_those_that_the_driver_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        "#!/bin/sh\n"
+        'echo "GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-0)"\n'
+        'echo "  MIG 1g.10gb Device 0: (UUID: MIG-0)"\n'
+        'echo "GPU 1: NVIDIA A100-SXM4-80GB (UUID: GPU-1)"\n'
+    )
+    smi.chmod(0o755)
+    assert count_gpus() == 2
 
 
 def test_a_node_looks_at_itself(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from multitask.errors import MultitaskError
 from multitask.machine.limits import LATE_SECONDS, Limits
 from multitask.machine.main import guard, remove_later
 from multitask.machine.removal import Remover
-from multitask.machine.settings import Place, Settings
+from multitask.machine.settings import Place, Settings, removal_settings
 from tests.machine.platform_api import KEY, PlatformApi
 
 
@@ -125,6 +125,20 @@ def test_the_guard_removes_a_machine_past_its_end(settings: Settings, api: Platf
 def test_without_an_end_there_is_no_guard(settings: Settings, api: PlatformApi) -> None:
     assert guard(settings, {}) == 0
     assert api.deleted == []
+
+
+def test_a_machine_without_a_job_that_can_be_read_removes_itself_alone(
+    settings: Settings, api: PlatformApi
+) -> None:
+    environ = {
+        "MULTITASK_RUN_ID": "../x",
+        "MULTITASK_API_URL": api.url,
+        "RUNPOD_API_KEY": KEY,
+        "RUNPOD_POD_ID": "pod-1",
+        "NUM_NODES": "many",
+    }
+    remove(removal_settings(environ))
+    assert api.deleted == ["pods/pod-1"]
 
 
 def test_a_machine_that_cannot_work_goes_after_its_grace(
