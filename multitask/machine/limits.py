@@ -33,7 +33,7 @@ class Limits:
         price_per_hour: USD an hour of all its machines together.
         max_cost: USD that it may cost.
         lost_client: Seconds without its client until it is stopped; None: it needs none.
-        grace: Seconds after its end in which results are fetched.
+        grace: Seconds after its end, and after the client's last request, until it is removed.
     """
 
     started: float
@@ -122,9 +122,12 @@ def decide(limits: Limits, view: View) -> Action:
 def _after_the_job(limits: Limits, view: View) -> Action:
     if view.released:
         return Action("remove", "the client has released the machine")
-    since = view.now - (view.now if view.ended_at is None else view.ended_at)
-    if since >= limits.grace:
-        return Action("remove", f"the job ended {since:.0f} s ago")
+    ended = view.now if view.ended_at is None else view.ended_at
+    # A client that fetches a large model is there as long as it asks.
+    silent = view.now - max(ended, view.last_client)
+    if silent >= limits.grace:
+        why = f"the job ended {view.now - ended:.0f} s ago, and nobody asked for {silent:.0f} s"
+        return Action("remove", why)
     return NOTHING
 
 

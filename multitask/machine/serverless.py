@@ -32,6 +32,7 @@ ENV_PYTHON = "MULTITASK_PYTHON"
 
 _POLL_SECONDS = 0.5
 _MOST_PROGRESS = 200
+_STOPPED = 130  # exit code of a training that was asked to stop and did
 _STREAMED = ("phase", "progress", "metrics", "checkpoint", "restart")
 
 Update = dict[str, Any]
@@ -74,9 +75,7 @@ def volume_of(environ: Mapping[str, str]) -> Path:
 
 
 async def run_job(
-    job: Mapping[str, Any],
-    volume: Path,
-    environ: Mapping[str, str],
+    job: Mapping[str, Any], volume: Path, environ: Mapping[str, str]
 ) -> AsyncIterator[Update]:
     """Do a job; the last update is its result, or ``{"error": ...}``, which the SDK reports.
 
@@ -178,25 +177,25 @@ class _Worker:
         child = Child(phase, command, self._log, self._environ)
         why: str | None = None
         try:
-            while (code := child.poll()) is None:
-                if progress is not None:
-                    progress.poll()
-                for update in self._updates():
+            while (code := child.poll()) is None and why is None:
+                why = self._reason_to_stop(termination)
+                for update in self._updates(progress):
                     yield update
-                if why is None and (why := self._reason_to_stop(termination)) is not None:
-                    child.stop()
                 await asyncio.sleep(_POLL_SECONDS)
+            if why is not None:
+                code = await self._save(child)
+            for update in self._updates(progress):
+                yield update
         except (asyncio.CancelledError, GeneratorExit):
-            await self._save_and_end(child)
+            self._log.say("the job was cancelled")
+            await self._save(child)
             raise
-        if progress is not None:
-            progress.poll()
-        for update in self._updates():
-            yield update
+        finally:
+            child.kill()
         if why is not None:
-            raise MultitaskError(
-                f"stopped while {phase}: {why}", fix="send the input again to go on"
-            )
+            saved = "; a checkpoint was saved" if phase == "training" and code == _STOPPED else ""
+            what = f"stopped while {phase}: {why}{saved}"
+            raise MultitaskError(what, fix="send the input again to go on")
         if code != 0:
             raise MultitaskError(f"{phase} failed with exit code {code}: {child.error()}")
 
@@ -217,23 +216,23 @@ class _Worker:
 
     def _reason_to_stop(self, termination: _Termination) -> str | None:
         if termination.asked:
-            return "the platform ends this worker; a checkpoint was saved"
+            return "the platform ends this worker"
         if time.monotonic() > self._until:
-            return f"the limit of {self._given.max_hours} hours is reached; a checkpoint was saved"
+            return f"the limit of {self._given.max_hours} hours is reached"
         return None
 
-    async def _save_and_end(self, child: Child) -> None:
-        """Let a cancelled job's training save its checkpoint."""
-        self._log.say("the job was cancelled")
+    async def _save(self, child: Child) -> int | None:
+        """Let a training save its checkpoint; the exit code, None when it took too long."""
         child.stop()
         until = time.monotonic() + STOP_SECONDS
-        try:
-            while child.poll() is None and time.monotonic() < until:
-                await asyncio.sleep(_POLL_SECONDS)
-        finally:
-            child.kill()
+        while (code := child.poll()) is None and time.monotonic() < until:
+            await asyncio.sleep(_POLL_SECONDS)
+        return code
 
-    def _updates(self) -> list[Update]:
+    def _updates(self, progress: Progress | None) -> list[Update]:
+        """What is new and worth streaming."""
+        if progress is not None:
+            progress.poll()
         found = self._journal.read(self._read)
         self._read += len(found)
         return [dict(event) for event in found if self._is_shown(dict(event))]

@@ -86,6 +86,13 @@ def test_results_can_be_fetched_until_the_grace_is_over() -> None:
     assert kind(limits, at(900, ended)) == "remove"
 
 
+def test_a_client_that_still_fetches_is_waited_for() -> None:
+    limits = Limits(started=START, grace=900.0)
+    ended = at(0, phase="done", ended_at=START, last_client=START + 1000)
+    assert kind(limits, at(1899, ended)) == "none"
+    assert kind(limits, at(1900, ended)) == "remove"
+
+
 def test_a_release_ends_the_grace() -> None:
     ended = at(0, phase="done", ended_at=START, released=True)
     assert kind(Limits(started=START), at(1, ended)) == "remove"
