@@ -48,6 +48,7 @@ class UploadHub:
         cut_after_commit: How many commits are made but never answered.
         requests: ``METHOD PATH`` of every request.
         sent: Bytes of large files received, also of those that were cut.
+        gated: Repositories, datasets too, that this login may see but not read.
         bodies: Everything that was ever received in a commit.
     """
 
@@ -58,6 +59,7 @@ class UploadHub:
     cut_after_commit: int = 0
     requests: list[str] = field(default_factory=list)
     sent: int = 0
+    gated: set[str] = field(default_factory=set)
     url: str = ""
 
     def asked(self, part: str) -> int:
@@ -98,6 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"error": "Invalid credentials"}, 401)
         if path == "/api/whoami-v2":
             return self._json(self.hub.who)
+        if path.endswith("/auth-check"):
+            return self._auth_check("/".join(path.split("/")[3:5]))
         if path == "/api/repos/create":
             return self._create(json.loads(body))
         return self._repo(path, body)
@@ -117,6 +121,13 @@ class _Handler(BaseHTTPRequestHandler):
         if hashlib.sha256(body).hexdigest() != oid:
             return self._json({"error": "wrong content"}, 400)
         self.hub.objects[oid] = body
+        return self._json({})
+
+    def _auth_check(self, name: str) -> None:
+        if name in self.hub.gated:
+            return self._json({"error": "gated"}, 403, {"X-Error-Code": "GatedRepo"})
+        if name not in self.hub.repos:
+            return self._json({"error": "no repo"}, 404, {"X-Error-Code": "RepoNotFound"})
         return self._json({})
 
     def _create(self, wanted: dict[str, Any]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
 from multitask.errors import InputError
+from multitask.resources import resource_dir
 from multitask.spec import Spec, load_spec
 
 WriteSpec = Callable[..., Path]
@@ -94,9 +99,48 @@ def test_a_model_folder_without_config_is_refused(write_spec: WriteSpec, tmp_pat
         load_spec(write_spec(model="./toy"))
 
 
-def test_every_key_of_the_spec_is_shown_in_the_example() -> None:
-    from multitask.resources import resource_dir
+def models_of(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a type speaks of, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models_of(part)]
 
-    example = (resource_dir("configs/examples") / "default.yaml").read_text()
-    missing = [key for key in Spec.model_fields if f"{key}:" not in example and key != "sample"]
+
+def keys_below(annotation: Any) -> Iterator[str]:
+    for model in models_of(annotation):
+        for key, field in model.model_fields.items():
+            yield key
+            yield from keys_below(field.annotation)
+
+
+@pytest.fixture
+def example() -> str:
+    """The example, up to date by these tests: each key is told of, with its true default."""
+    return (resource_dir("configs/examples") / "default.yaml").read_text()
+
+
+def test_every_key_of_the_spec_is_named_in_the_example(example: str) -> None:
+    starts = list(re.finditer(r"^(?:# )?(\w+):", example, re.MULTILINE))
+    ends = [start.start() for start in starts[1:]] + [len(example)]
+    blocks = {m.group(1): example[m.start() : end] for m, end in zip(starts, ends, strict=True)}
+    assert set(blocks) == set(Spec.model_fields)
+    missing = [
+        f"{top}: {key}"
+        for top, field in Spec.model_fields.items()
+        for key in keys_below(field.annotation)
+        if not re.search(rf"\b{key}:", blocks[top])
+    ]
     assert missing == []
+
+
+def test_the_example_shows_the_true_defaults(example: str) -> None:
+    commented = example[example.index("\n# name:") :]
+    shown = yaml.safe_load(re.sub(r"^# ", "", commented, flags=re.MULTILINE))
+    needed = {"model": "owner/model", "tasks": ["banking77"]}
+    defaults = Spec.model_validate(needed).model_dump(mode="json")
+    assert set(shown) == set(defaults) - set(needed)
+    assert Spec.model_validate(needed | shown).model_dump(mode="json") == defaults
+    # And nothing is left out of a section.
+    for key, value in shown.items():
+        if isinstance(value, dict):
+            assert set(value) == set(defaults[key])

@@ -9,12 +9,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from multitask.cluster import adalora_start_rank
 from multitask.errors import MultitaskError
 
 NAME = "adalora"
 
-# Ranks start half as high again as they end on average, as in the paper (12 to 8).
-_START = 1.5
 # Shares of the training before ranks move, and after they have.
 _BEFORE, _AFTER = 0.1, 0.3
 # Until the trainer knows how many steps there are.
@@ -37,7 +36,7 @@ def load_adalora(model: Any, cfg: Any) -> tuple[Any, Any]:
     targets = cfg.lora_target_modules or find_all_linear_names(model)
     config = AdaLoraConfig(
         target_r=cfg.lora_r,
-        init_r=round(_START * cfg.lora_r),
+        init_r=adalora_start_rank(cfg.lora_r),
         lora_alpha=cfg.lora_alpha,
         lora_dropout=cfg.lora_dropout or 0.0,
         target_modules=targets if isinstance(targets, str) else list(targets),

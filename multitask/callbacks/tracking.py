@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import netrc
 import secrets
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from transformers import TrainerCallback
 
+from multitask.callbacks.login import logged_in
 from multitask.run import Run
-
-_HOST = "https://api.wandb.ai"
 
 
 def prepare_wandb(cfg: Any, run: Run, environment: MutableMapping[str, str]) -> None:
@@ -45,22 +42,6 @@ def run_id(path: Path) -> str:
     except FileExistsError:
         pass
     return path.read_text(encoding="ascii").strip()
-
-
-def logged_in(environment: Mapping[str, str]) -> bool:
-    """Whether wandb finds a key: in the environment, or for its host in ``.netrc``."""
-    if environment.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(environment.get("WANDB_BASE_URL", _HOST)).hostname or ""
-    default = Path(environment.get("HOME", "~")).expanduser()
-    for path in (environment.get("NETRC"), default / ".netrc", default / "_netrc"):
-        if path is None or not Path(path).is_file():
-            continue
-        try:
-            return netrc.netrc(str(path)).authenticators(host) is not None
-        except netrc.NetrcParseError:
-            return False
-    return False
 
 
 class WandbCallback(TrainerCallback):

@@ -9,6 +9,7 @@ import typer
 
 from multitask.cli.build_config import build_config
 from multitask.cli.checkpoints import checkpoints
+from multitask.cli.doctor import doctor
 from multitask.cli.estimate import estimate
 from multitask.cli.evaluate import evaluate
 from multitask.cli.export import export
@@ -35,6 +36,7 @@ app = typer.Typer(
 for command in (
     quickstart,
     init,
+    doctor,
     prepare,
     estimate,
     build_config,

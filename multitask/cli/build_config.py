@@ -18,7 +18,7 @@ def build_config(
         bool, typer.Option("--no-validate", help="Skip Axolotl's own validator.")
     ] = False,
 ) -> None:
-    """Make a run from a spec: data, plan, axolotl.yaml, accelerate.yaml, launch script.
+    """Make a run from a spec: data, plan, axolotl.yaml, accelerate.yaml, launch scripts.
 
     Example: multitask build-config multitask.yaml --out runs/first --data-dir data
     """

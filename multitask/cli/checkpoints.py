@@ -12,7 +12,10 @@ from multitask.cli.options import RunPath
 def checkpoints(
     run: RunPath,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read the files and compare them with the marker.")
+        bool,
+        typer.Option(
+            "--verify", help="Also compare the files' contents with what was recorded at the save."
+        ),
     ] = False,
 ) -> None:
     """List a run's checkpoints: which are complete, which are torn and why, which is next.

@@ -21,7 +21,7 @@ def estimate(
         bool, typer.Option("--all", help="Show every method on every cluster.")
     ] = False,
 ) -> None:
-    """Memory, time, disk and cost of a run, beside other methods and clusters. Rents nothing.
+    """Estimate memory, time, disk and cost of a run, beside other methods and clusters.
 
     Example: multitask estimate multitask.yaml --data-dir data
     """

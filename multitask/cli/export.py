@@ -13,12 +13,17 @@ from multitask.cli.options import RunPath
 def export(
     run: RunPath,
     lm_eval: Annotated[
-        Path, typer.Option("--lm-eval", metavar="DIR", help="Folder to make for lm_eval.")
+        Path,
+        typer.Option(
+            "--lm-eval", metavar="DIR", help="The folder to make, for lm_eval's --include_path."
+        ),
     ],
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH|ID", help="Whose chat template is used. [default: the run's trained one]"
+            metavar="PATH|ID",
+            help="The model whose chat template is used.",
+            show_default="the run's trained one",
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",

@@ -12,7 +12,7 @@ def init(
     path: Annotated[Path, typer.Argument(help="Where the spec is written.")] = Path(
         "multitask.yaml"
     ),
-    preset: Annotated[str, typer.Option(help="Which example to start from.")] = "default",
+    preset: Annotated[str, typer.Option(help="The example to start from.")] = "default",
 ) -> None:
     """Write a commented spec to start from.
 

@@ -11,15 +11,21 @@ if TYPE_CHECKING:
     from multitask.spec import Spec
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The spec, a YAML file.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory, as build-config makes it.")
+]
 OutPath = Annotated[
     Path | None,
-    typer.Option("--out", metavar="RUN", help="The run directory to make. [default: runs/NAME]"),
+    typer.Option(
+        "--out", metavar="RUN", help="The run directory to make.", show_default="runs/NAME"
+    ),
 ]
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        "--data-dir", metavar="DIR", help="Folder with DIR/<task>/ files, used before the Hub."
+        "--data-dir",
+        metavar="DIR",
+        help="Folder with the files of each task in DIR/TASK/, looked at before the Hub.",
     ),
 ]
 Sample = Annotated[

@@ -18,9 +18,9 @@ def prepare(
         int, typer.Option(metavar="N", min=0, help="Print N finished examples of each task.")
     ] = 0,
 ) -> None:
-    """Make the data part of a run alone: split, templated mixture, manifest, plan.
+    """Make only the data part of a run: split, templated mixture, manifest, plan.
 
-    With --show, examples are printed as the model will see them, and what is trained on is marked.
+    With --show, prints examples as the model will see them, with what is trained on marked.
 
     Example: multitask prepare multitask.yaml --out runs/first --data-dir data --show 3
     """

@@ -15,28 +15,36 @@ def push(
         str, typer.Argument(metavar="REPO_ID", help="owner/name on the Hub, or a name of yours.")
     ],
     merged: Annotated[
-        bool, typer.Option("--merged", help="Merge the adapter into its base; push the whole.")
+        bool,
+        typer.Option(
+            "--merged", help="Merge the adapter into the base model and push the whole model."
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace what is in the repository.")
+        bool,
+        typer.Option("--force", help="Replace the files of a repository that has some already."),
     ] = False,
     public: Annotated[
-        bool, typer.Option("--public", help="Let everyone have it. [default: private]")
+        bool,
+        typer.Option(
+            "--public", help="Let everyone have it; without, only a private repository is used."
+        ),
     ] = False,
     license_: Annotated[
         str | None,
-        typer.Option("--license", help="The model's license. [default: the base model's]"),
+        typer.Option("--license", help="The model's license.", show_default="the base model's"),
     ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(
-            metavar="OWNER/NAME", help="The base model's repository, where the run has a folder."
+            metavar="OWNER/NAME",
+            help="The base model's repository, where the spec names a folder.",
         ),
     ] = None,
 ) -> None:
     """Upload the trained adapter or model, with a model card, to the Hugging Face Hub.
 
-    Cut off, it goes on where it stopped when it is started again.
+    After an interruption, the same command goes on where it stopped.
 
     Example: multitask push runs/first me/first-adapter
     """

@@ -19,28 +19,52 @@ _Faults = list[str] | None
 def rehearse(
     run: RunPath,
     nodes: Annotated[
-        int | None, typer.Option(min=1, help="Nodes. [default: the cluster's]")
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many nodes.", show_default="the cluster's"),
     ] = None,
     procs: Annotated[
-        int | None, typer.Option(min=1, help="Ranks of each node. [default: the cluster's GPUs]")
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many processes on each node.",
+            show_default="the cluster's GPUs",
+        ),
     ] = None,
     kill: Annotated[
-        _Faults, typer.Option(metavar="rank:R@step:S|node:N@save", help="Kill it. Repeatable.")
+        _Faults,
+        typer.Option(
+            metavar="rank:R@step:S|node:N@save",
+            help="Kill a rank at a step, or a node in the middle of a save. Repeatable.",
+        ),
     ] = None,
     stall: Annotated[
-        _Faults, typer.Option(metavar="rank:R@step:S", help="Let a rank hang. Repeatable.")
+        _Faults,
+        typer.Option(metavar="rank:R@step:S", help="Let a rank hang at a step. Repeatable."),
     ] = None,
     disk_full: Annotated[
-        _Faults, typer.Option(metavar="node:N@save", help="A node's writes fail. Repeatable.")
+        _Faults,
+        typer.Option(
+            metavar="node:N@save",
+            help="Let a node's disk be full in the middle of a save. Repeatable.",
+        ),
     ] = None,
     partition: Annotated[
-        _Faults, typer.Option(metavar="node:N@step:S", help="Drop a node's link (with --netns).")
+        _Faults,
+        typer.Option(
+            metavar="node:N@step:S",
+            help="Cut a node off from the others at a step; needs --netns. Repeatable.",
+        ),
     ] = None,
     netns: Annotated[
-        bool, typer.Option("--netns", help="A network namespace for each node (needs root).")
+        bool,
+        typer.Option("--netns", help="Give each node a network namespace of its own; needs root."),
     ] = False,
     undisturbed: Annotated[
-        bool, typer.Option("--undisturbed", help="Leave out the run that is killed and resumed.")
+        bool,
+        typer.Option(
+            "--undisturbed", help="Only train undisturbed; leave out the training with faults."
+        ),
     ] = False,
 ) -> None:
     """Run the cluster's training in small on this CPU: same files, same ranks, real Axolotl.
@@ -51,8 +75,8 @@ def rehearse(
     Example: multitask rehearse runs/first --kill node:1@step:5
     """
     from multitask.rehearsal.page import write_page
-    from multitask.rehearsal.rehearse import Wishes
     from multitask.rehearsal.rehearse import rehearse as rehearse_run
+    from multitask.rehearsal.result import Wishes
     from multitask.run import Run
 
     opened = Run.open(run)

@@ -12,18 +12,22 @@ from multitask.cli.options import RunPath
 def train(
     run: RunPath,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a run that was trained before, from its newest complete checkpoint.",
+        ),
     ] = False,
     max_restarts: Annotated[
         int,
         typer.Option(
-            min=0, help="Failures in a row without a new checkpoint before it is given up."
+            min=0, help="Give up after this many failures in a row without a new checkpoint."
         ),
     ] = 3,
     accept_changes: Annotated[
         bool,
         typer.Option(
-            "--accept-changes", help="Resume although the run changed since the checkpoint."
+            "--accept-changes", help="Resume even if the run changed since the checkpoint."
         ),
     ] = False,
 ) -> None:

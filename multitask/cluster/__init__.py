@@ -2,7 +2,7 @@
 
 from multitask.cluster.batch import Batch, derive_batch
 from multitask.cluster.cluster import Cluster, Price, load_cluster
-from multitask.cluster.method import Method, load_method
+from multitask.cluster.method import Method, adalora_start_rank, load_method
 from multitask.cluster.topology import Sharding, Topology, choose_topology
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Price",
     "Sharding",
     "Topology",
+    "adalora_start_rank",
     "choose_topology",
     "derive_batch",
     "load_cluster",

@@ -9,6 +9,14 @@ from pydantic import Field
 from multitask.resources import load_config
 from multitask.task_spec import StrictModel
 
+# AdaLoRA's ranks start half as high again as they end on average, as in its paper (12 to 8).
+_ADALORA_START = 1.5
+
+
+def adalora_start_rank(mean_rank: int) -> int:
+    """The rank that AdaLoRA starts with, from the mean rank that it ends with."""
+    return round(_ADALORA_START * mean_rank)
+
 
 class Method(StrictModel):
     """A file of ``configs/methods``.

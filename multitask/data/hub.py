@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +60,24 @@ def download(
         for split, found in picked.items()
     }
     return commit, files
+
+
+def check_readable(dataset: HubDataset) -> None:
+    """Check that a dataset's files can be had; in offline mode, that a copy is in the cache.
+
+    The Hub is asked once, since a user waits for the answer.
+
+    Raises:
+        HubUnreachableError: No connection, or offline mode without a cached copy.
+        InputError: The repository is gated, private or missing.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if constants.is_offline_mode():
+        _cached_listing(dataset)
+    else:
+        ask = partial(HfApi().auth_check, dataset.repo, repo_type="dataset")
+        _asking(dataset, ask, tries=1)
 
 
 def split_files(names: Sequence[str], split: str, config: str | None) -> list[str]:
@@ -134,7 +153,7 @@ def _fetch(dataset: HubDataset, name: str, commit: str) -> Path:
     )
 
 
-def _asking(dataset: HubDataset, ask: Callable[[], _T]) -> _T:
+def _asking(dataset: HubDataset, ask: Callable[[], _T], *, tries: int = _RETRIES) -> _T:
     """Call the Hub; wait and repeat on what passes, explain what does not."""
     import httpx
     from huggingface_hub.errors import (
@@ -144,7 +163,7 @@ def _asking(dataset: HubDataset, ask: Callable[[], _T]) -> _T:
     )
 
     last: Exception | None = None
-    for attempt in range(_RETRIES):
+    for attempt in range(tries):
         if attempt:
             time.sleep(_FIRST_WAIT * 2 ** (attempt - 1))
         try:
@@ -168,7 +187,7 @@ def _asking(dataset: HubDataset, ask: Callable[[], _T]) -> _T:
     cut = isinstance(last, (httpx.RemoteProtocolError, httpx.ReadError, httpx.ReadTimeout))
     if cut or (isinstance(last, OSError) and not isinstance(last, ConnectionError)):
         raise InputError(
-            f"the download broke off {_RETRIES} times ({type(last).__name__})",
+            f"the download broke off {tries} times ({type(last).__name__})",
             where=dataset.page,
             fix="try again, or download the data by hand and pass --data-dir",
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from multitask.data.adapters import Adapter, TaskData
+from multitask.data.adapters import Adapter
 from multitask.data.define import adapter_of, define_task
 from multitask.data.leakage import (
     Leak,
@@ -260,13 +260,3 @@ def _shuffle(prepared: PreparedTask, seed: int) -> None:
     for split, part in prepared.parts.items():
         if not (split == "test" and "test" in prepared.read):
             part.examples = shuffle_options(part.examples, part.keys, seed=seed)
-
-
-def divide(data: TaskData, train: float, *, seed: int) -> dict[str, Part]:
-    """Divide the rows of one dataset as a run would, without looking for leaks."""
-    parts = {split: Part("task", split, list(rows)) for split, rows in data.splits.items()}
-    kind = Kind.CLASSIFICATION
-    task = Task("task", kind, data.labels, ())
-    prepared = PreparedTask(task, Source("", "", None, {}), Rejects(), parts, {})
-    _divide(prepared, train, seed=seed)
-    return prepared.parts

@@ -81,7 +81,7 @@ def read_task(
         InputError: A folder lacks a file, a file cannot be used, or no place on the Hub gives
             the dataset.
     """
-    local = _local_source(adapter, data_dir=data_dir, sample=sample)
+    local = local_source(adapter, data_dir=data_dir, sample=sample)
     if local is not None:
         return (local, *_read(adapter, local, on_rows))
     return _read_from_hub(adapter, data_dir, on_rows)
@@ -104,7 +104,12 @@ def _read(
     return data, rejects
 
 
-def _local_source(adapter: Adapter, *, data_dir: Path | None, sample: bool) -> Source | None:
+def local_source(adapter: Adapter, *, data_dir: Path | None, sample: bool) -> Source | None:
+    """Find a task's files on this machine; None where they come from the Hub.
+
+    Raises:
+        InputError: A folder or a file that was named is missing.
+    """
     if sample and (SAMPLE_DIR / adapter.name).is_dir():
         return _from_folder(adapter, SAMPLE_DIR / adapter.name, "sample")
     if not adapter.hub:

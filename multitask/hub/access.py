@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from multitask.errors import InputError
-from multitask.hub.calls import calling
+from multitask.errors import InputError, MultitaskError
+from multitask.hub.calls import calling, status_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -76,12 +76,57 @@ def check_login(api: HfApi, repo: str) -> str:
             "nobody is logged in to the Hub", where=repo, fix="run `hf auth login`, or set HF_TOKEN"
         )
     who: dict[str, Any] = calling(repo, api.whoami)
-    name = str(who["name"])
+    return check_rights(who, repo)
+
+
+def check_rights(who: Mapping[str, Any], repo: str) -> str:
+    """Check that a login may write to a repository.
+
+    Args:
+        who: What the Hub's whoami answers.
+        repo: ``owner/name``, or a name alone for the user's own namespace.
+
+    Returns:
+        ``owner/name``.
+
+    Raises:
+        InputError: It may not write there.
+    """
     if "/" not in repo:
-        repo = f"{name}/{repo}"
+        repo = f"{who['name']}/{repo}"
     _check_token(who, repo)
     _check_owner(who, repo)
     return repo
+
+
+def check_readable(api: HfApi, model: str) -> None:
+    """Check that the login may download a model; asked once, since a user waits for it.
+
+    Raises:
+        InputError: It is gated or private, or there is none of that name.
+        MultitaskError: The Hub fails.
+        httpx.TransportError: The Hub cannot be reached.
+    """
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    page = f"https://huggingface.co/{model}"
+    try:
+        api.auth_check(model)
+    except GatedRepoError:
+        raise InputError(
+            f"{model} is gated, and this login has no access",
+            where=page,
+            fix="accept its conditions on that page, wait until they grant it, then `hf auth login`"
+            " on every machine that trains",
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"the Hub has no model {model}, or does not show it to this login",
+            where=page,
+            fix="check the name, and who you are with `hf auth whoami`",
+        ) from None
+    except HfHubHTTPError as error:
+        raise MultitaskError(f"the Hub answers {status_of(error)}", where=page) from None
 
 
 def _check_token(who: Mapping[str, Any], repo: str) -> None:

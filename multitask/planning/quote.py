@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multitask.cluster import Cluster, Method, Topology
+from multitask.cluster import Cluster, Method, Topology, adalora_start_rank
 from multitask.data.workload import Workload
 from multitask.estimate import Machines, Plan, Spread, Training, training_of
 from multitask.estimate import Workload as Cut
@@ -82,7 +82,7 @@ def _training(shape: ModelShape, cluster: Cluster, method: Method, model: ModelI
     if method.is_adapter and model.lora_target_modules is not None:
         keys["lora_target_modules"] = model.lora_target_modules
     if keys.get("adapter") == "adalora":
-        keys["adalora_init_r"] = round(1.5 * keys["lora_r"])
+        keys["adalora_init_r"] = adalora_start_rank(keys["lora_r"])
     if cluster.on_cpu:
         keys |= {"bf16": False, "optimizer": "adamw_torch"}
     return training_of(shape, keys)

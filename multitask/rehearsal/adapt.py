@@ -148,3 +148,22 @@ def _length(edit: _Edit, sizes: Sizes) -> None:
     for key in ("wandb_project", "wandb_name", "wandb_entity", "use_wandb", "hub_model_id",
                 "hub_private_repo", "mlflow_tracking_uri", "mlflow_experiment_name"):  # fmt: skip
         edit.set(key, None, "nothing leaves this machine", "tracking and uploads")
+
+
+def adapted_deepspeed(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Change]]:
+    """Change what a CPU forces in DeepSpeed's own configuration.
+
+    Args:
+        content: Of the run's ``deepspeed.json``.
+
+    Returns:
+        The rehearsal's, and what it changes.
+    """
+    zero = dict(content.get("zero_optimization") or {})
+    why = "all memory is a CPU's here, and building DeepSpeed's CPU Adam takes many minutes"
+    changes = [
+        Change(f"deepspeed: {key}", zero.pop(key), None, why, "offloading, DeepSpeed's CPU Adam")
+        for key in ("offload_optimizer", "offload_param")
+        if key in zero
+    ]
+    return {**content, "zero_optimization": zero} if changes else dict(content), changes

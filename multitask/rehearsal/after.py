@@ -10,7 +10,7 @@ from typing import Any
 from multitask.checkpoints import list_checkpoints
 from multitask.rehearsal.adapt import Sizes
 from multitask.rehearsal.checklist import Checklist, fail
-from multitask.rehearsal.record import evaluated_tasks
+from multitask.rehearsal.record import evaluated
 from multitask.run import Run
 
 _QUESTIONS = 20
@@ -53,8 +53,8 @@ def check_checkpoints(
         wanted_tasks = {
             name for name, t in manifest["tasks"].items() if t["counts"]["validation"]["rows"]
         }
-        seen = evaluated_tasks(run)
-        check.detail = ", ".join(sorted(seen))
+        seen = evaluated(run)
+        check.detail = ", ".join(sorted(seen & wanted_tasks))
         if wanted_tasks - seen:
             fail(check, f"without an evaluation: {', '.join(sorted(wanted_tasks - seen))}")
 

@@ -1,45 +1,26 @@
-"""One node of a rehearsal: torch's elastic agent with its rank processes, on the CPU.
+"""One launch on one node of a rehearsal: torch's elastic agent with its ranks, on the CPU.
 
-It does what torchrun does, with a static rendezvous, but imports Axolotl once and forks its ranks
-from there: imports are most of the start-up of many ranks on few cores.
+It does what torchrun does, with a static rendezvous, but its ranks are forks of a process that has
+imported Axolotl: imports are most of the start-up of many ranks on few cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
+import yaml
 
-def main() -> None:
-    """Start this node's ranks and wait for them; exit code 1 when one failed."""
-    parser = argparse.ArgumentParser(prog="multitask.rehearsal.agent", description=__doc__)
-    parser.add_argument("--nnodes", type=int, required=True)
-    parser.add_argument("--node-rank", type=int, required=True)
-    parser.add_argument("--nproc-per-node", type=int, required=True)
-    parser.add_argument("--master-addr", required=True)
-    parser.add_argument("--master-port", type=int, required=True)
-    parser.add_argument("--log-dir", required=True, help="a folder for each rank's output")
-    parser.add_argument("--resume", help="the checkpoint to go on from")
-    parser.add_argument("config", help="axolotl.yaml")
-    arguments = parser.parse_args()
+
+def prepare() -> None:
+    """Import and compile what every rank needs, and install the shims, before there are ranks."""
     _environment()
-    _import_once()
-    sys.exit(_launch(arguments))
-
-
-def _environment() -> None:
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
-def _import_once() -> None:
-    """Import what every rank needs, and install the shims, before there are ranks."""
     import axolotl.cli.train
     import axolotl.core.builders
     import axolotl.loaders  # noqa: F401
@@ -49,6 +30,63 @@ def _import_once() -> None:
     from multitask.rehearsal import shims
 
     shims.install()
+    with contextlib.suppress(ImportError):
+        import deepspeed  # noqa: F401  (accelerate imports it in every rank that has it)
+    _compile()
+    # Axolotl collects garbage ten times in every rank, over all that the imports have left: of
+    # what is frozen, nothing is looked at, and its pages stay shared between the forks.
+    gc.collect()
+    gc.freeze()
+
+
+def _environment() -> None:
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    # Without a number: torch does not load what is mapped to a device called cpu:0.
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _compile() -> None:
+    """Compile Axolotl's packing, which numba would compile in every rank, several seconds each."""
+    import numpy as np
+    from axolotl.utils.samplers.multipack import pack_parallel
+
+    pack_parallel(np.array([3, 2], dtype=np.int32), 4, 2, 2, num_processes=1)
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Start this node's ranks and wait for them.
+
+    Args:
+        arguments: Of the command line, as torchrun's.
+
+    Returns:
+        The exit code: 1 when a rank failed.
+    """
+    parser = argparse.ArgumentParser(prog="multitask.rehearsal.agent", description=__doc__)
+    parser.add_argument("--nnodes", type=int, required=True)
+    parser.add_argument("--node-rank", type=int, required=True)
+    parser.add_argument("--nproc-per-node", type=int, required=True)
+    parser.add_argument("--master-addr", required=True)
+    parser.add_argument("--master-port", type=int, required=True)
+    parser.add_argument("--log-dir", required=True, help="a folder for each rank's output")
+    parser.add_argument("--resume", help="the checkpoint to go on from")
+    parser.add_argument("config", help="axolotl.yaml")
+    parsed = parser.parse_args(arguments)
+    _environment()
+    if _uses_deepspeed(parsed.config):
+        # Told to use CPUs, accelerate leaves DeepSpeed out.
+        del os.environ["ACCELERATE_USE_CPU"]
+    return _launch(parsed)
+
+
+def _uses_deepspeed(config: str) -> bool:
+    with open(config, encoding="utf-8") as file:  # noqa: PTH123
+        return bool((yaml.safe_load(file) or {}).get("deepspeed"))
 
 
 def _launch(arguments: argparse.Namespace) -> int:
@@ -83,8 +121,9 @@ def _rank(config: str, resume: str | None) -> None:
     import torch
     from axolotl.cli.train import do_cli
 
-    from multitask.rehearsal import faults
+    from multitask.rehearsal import faults, shims
 
+    shims.set_timeout()
     torch.set_num_threads(1)
     faults.install()
     options: dict[str, Any] = {} if resume is None else {"resume_from_checkpoint": resume}
@@ -93,7 +132,3 @@ def _rank(config: str, resume: str | None) -> None:
     except Exception:
         traceback.print_exc()  # into this rank's own log, where the supervisor looks for it
         raise
-
-
-if __name__ == "__main__":
-    main()

@@ -13,8 +13,7 @@ from pathlib import Path
 from multitask.cluster import load_cluster
 from multitask.machine.commands import REHEARSAL_FILE
 from multitask.rehearsal.adapt import Change, Sizes
-from multitask.rehearsal.checklist import Checklist
-from multitask.rehearsal.rehearse import Rehearsal, follow_layout
+from multitask.rehearsal.layout import follow_layout
 from multitask.rehearsal.stage import stage_rehearsal
 from multitask.run import Run, staged_folder
 from multitask.spec import load_spec
@@ -41,9 +40,8 @@ def stage_for_machines(
     cluster = load_cluster(load_spec(run.spec).cluster)
     with staged_folder(out) as stage:
         stage.rmdir()  # staging makes it
-        result = Rehearsal(run, nodes, procs, Checklist())
-        result.changes = stage_rehearsal(run, stage, sizes)
-        follow_layout(Run(stage), result, cluster)
+        changes = stage_rehearsal(run, stage, sizes)
+        changes += follow_layout(Run(stage), cluster, nodes=nodes, procs=procs)
         layout = {"nodes": nodes, "procs": procs}
         (stage / REHEARSAL_FILE).write_text(json.dumps(layout) + "\n", encoding="utf-8")
-    return result.changes
+    return changes

@@ -36,6 +36,7 @@ class Machines:
         *,
         nodes: int,
         procs: int,
+        forkserver: Path,
         faults: Sequence[Fault] = (),
         limit: float = 1800.0,
     ) -> None:
@@ -46,11 +47,12 @@ class Machines:
             network: Where the nodes are.
             nodes: How many.
             procs: Ranks of each.
+            forkserver: The address of what their launches are forked from.
             faults: What goes wrong.
             limit: Seconds after which the rehearsal is given up.
         """
         self.root, self.network = root, network
-        self.nodes, self.procs = nodes, procs
+        self.nodes, self.procs, self._forkserver = nodes, procs, forkserver
         self.faults, self.limit = list(faults), limit
         self._folder = root / "faults"
         self._mark = f"{os.getpid()}-{time.time_ns()}"
@@ -113,6 +115,7 @@ class Machines:
         command = [*self.network.prefix(node), sys.executable, "-m", "multitask.rehearsal.node"]
         command += ["--nodes", str(self.nodes), "--node", str(node), "--procs", str(self.procs)]
         command += ["--master-addr", self.network.addresses[0], "--master-port", str(self._port)]
+        command += ["--forkserver", str(self._forkserver)]
         command += ["--resume"] if resume else []
         environment = dict(os.environ) | self.network.environment()
         environment |= as_environment(self.faults, self._folder)
@@ -128,7 +131,7 @@ class Machines:
                 [*command, str(self.root)],
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its end tells the node that the rehearsal is gone
                 env=environment,
                 start_new_session=True,
             )
@@ -146,10 +149,9 @@ class Machines:
             grant(fault, self._folder)
 
     def _mend(self) -> None:
-        """Bring a link up again once the failure was noticed."""
+        """Bring a link up again once the nodes have begun anew, or after a while."""
         for node, since in list(self._cut.items()):
-            noticed = any((self.root / "attempts").rglob("*failed*")) or self._second_attempt()
-            if noticed or time.monotonic() - since > _LONGEST_PARTITION:
+            if self._second_attempt() or time.monotonic() - since > _LONGEST_PARTITION:
                 self.network.set_link(node, "up")
                 del self._cut[node]
 
@@ -171,6 +173,8 @@ class Machines:
         process = self._processes.get(node)
         if process is not None:
             process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
 
     def _pids(self, node: int) -> list[int]:
         """Processes of a node, by what their environment says."""
@@ -189,9 +193,11 @@ class Machines:
         return found
 
     def _said(self, node: int) -> str:
+        """What a supervisor gave as its error, with the start of the traceback left out."""
         log = self.root / "logs" / f"supervisor-{node}.log"
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return "\n".join(lines[-12:])
+        text = log.read_text(encoding="utf-8", errors="replace").strip()
+        lines = text[max(0, text.rfind("\nerror: ")) :].strip().splitlines()
+        return "\n".join(lines if len(lines) <= 14 else [*lines[:2], "  ...", *lines[-11:]])
 
 
 def _free_port() -> int:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 from multitask.errors import MultitaskError
+from multitask.rehearsal.forkserver import Forkserver
 from multitask.run import Run
 from multitask.training.attempts import Attempt
 from multitask.training.options import Options
@@ -17,6 +21,8 @@ OPTIONS = Options(
     backoff=0.5, longest_backoff=2.0, poll=0.1, beat=1.0, dead=20.0, patience=300.0, stop=60.0
 )
 
+_CLIENT = Path(__file__).with_name("forkclient.py")
+
 
 def main() -> None:
     """Supervise this node; exit codes as ``multitask train``'s."""
@@ -26,13 +32,36 @@ def main() -> None:
     parser.add_argument("--procs", type=int, required=True)
     parser.add_argument("--master-addr", required=True)
     parser.add_argument("--master-port", required=True)
+    parser.add_argument("--forkserver", help="where a rehearsal that holds standard input listens")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("root", type=Path)
     arguments = parser.parse_args()
+    try:
+        with ExitStack() as stack:
+            if arguments.forkserver is None:
+                forks = stack.enter_context(_own_forkserver(arguments))
+                arguments.forkserver = str(forks.address)
+            else:
+                threading.Thread(target=_end_with_the_rehearsal, daemon=True).start()
+            _supervise(arguments)
+    except MultitaskError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+
+
+def _own_forkserver(arguments: argparse.Namespace) -> Forkserver:
+    """Of a node that is a machine of its own."""
+    log = Run(arguments.root).logs / f"forkserver-{arguments.node}.log"
+    forks = Forkserver(log)
+    forks.wait()
+    return forks
+
+
+def _supervise(arguments: argparse.Namespace) -> None:
     run = Run(arguments.root)
 
     def command(_attempt: Attempt, checkpoint: Path | None, rank_logs: Path) -> list[str]:
-        launch = [sys.executable, "-m", "multitask.rehearsal.agent"]
+        launch = [sys.executable, "-I", "-S", str(_CLIENT), arguments.forkserver]
         launch += ["--nnodes", str(arguments.nodes), "--node-rank", str(arguments.node)]
         launch += ["--nproc-per-node", str(arguments.procs)]
         launch += ["--master-addr", arguments.master_addr]
@@ -51,11 +80,14 @@ def main() -> None:
         options=OPTIONS,
         say=lambda message: print(message, file=sys.stderr, flush=True),  # noqa: T201
     )
-    try:
-        supervisor.supervise(resume=arguments.resume)
-    except MultitaskError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
+    supervisor.supervise(resume=arguments.resume)
+
+
+def _end_with_the_rehearsal() -> None:
+    """Leave as soon as the rehearsal is gone, however that came; the fork server ends the ranks."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from multitask.rehearsal.rehearse import Rehearsal
+from multitask.rehearsal.result import Rehearsal
 from multitask.run import write_atomic
 
 _WIDTH, _HEIGHT, _EDGE = 640, 200, 30

@@ -44,8 +44,8 @@ def steps_lost(run: Run) -> list[int]:
     return lost
 
 
-def evaluated_tasks(run: Run) -> set[str]:
-    """Tasks that were evaluated during the training."""
+def evaluated(run: Run) -> set[str]:
+    """Names that evaluations during the training have: tasks, and means over them."""
     names = set()
     for event in events(run):
         for key in event.get("values") or {}:

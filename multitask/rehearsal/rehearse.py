@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -19,86 +20,17 @@ from multitask.rehearsal.after import check_checkpoints, check_model, check_scor
 from multitask.rehearsal.before import check_files
 from multitask.rehearsal.checklist import Check, CheckFailedError, Checklist, fail
 from multitask.rehearsal.faults import Fault
+from multitask.rehearsal.forkserver import Forkserver
+from multitask.rehearsal.layout import follow_layout, layout
 from multitask.rehearsal.machines import HANG_SECONDS, Machines
 from multitask.rehearsal.network import Network, loopback, namespaces
 from multitask.rehearsal.record import losses_by_step, steps_lost
+from multitask.rehearsal.result import Rehearsal, Wishes
 from multitask.rehearsal.stage import MODEL, stage_rehearsal
 from multitask.run import Run
 from multitask.spec import load_spec
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a user asks of a rehearsal.
-
-    Attributes:
-        nodes: Nodes; None for the cluster's.
-        procs: Ranks of each; None for the cluster's GPUs.
-        faults: What goes wrong in the disturbed run.
-        undisturbed_only: Leave the disturbed run out.
-        netns: Give every node a network namespace.
-    """
-
-    nodes: int | None = None
-    procs: int | None = None
-    faults: tuple[Fault, ...] = ()
-    undisturbed_only: bool = False
-    netns: bool = False
-
-
-@dataclass
-class Rehearsal:
-    """What a rehearsal found.
-
-    Attributes:
-        run: The run that was rehearsed.
-        nodes: Nodes.
-        procs: Ranks of each.
-        checks: The named checks.
-        changes: What the rehearsal had otherwise than the cluster.
-        losses: Training losses by step of the ``undisturbed`` and the ``disturbed`` run.
-        faults: Names of what went wrong on purpose.
-        lost: Steps that were trained again after each restart.
-        seconds: How long it took.
-    """
-
-    run: Run
-    nodes: int
-    procs: int
-    checks: Checklist
-    changes: list[Change] = field(default_factory=list)
-    losses: dict[str, dict[int, str]] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-    lost: list[int] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check went well."""
-        return self.checks.passed
-
-    def record(self) -> dict[str, Any]:
-        """What rehearsal.json keeps."""
-        return {
-            "passed": self.passed,
-            "nodes": self.nodes,
-            "procs": self.procs,
-            "seconds": round(self.seconds, 1),
-            "checks": [check.record() for check in self.checks.checks],
-            "changes": [change.record() for change in self.changes],
-            "not_proven": not_proven(self.changes),
-            "faults": self.faults,
-            "steps_lost": self.lost,
-            "losses": self.losses,
-        }
-
-
-def not_proven(changes: Sequence[Change]) -> list[str]:
-    """What a rehearsal on a CPU cannot show, each once."""
-    always = ["NCCL and the cluster's network", "memory and speed of the GPUs"]
-    return list(dict.fromkeys([*always, *(c.unproven for c in changes if c.unproven)]))
 
 
 def rehearse(
@@ -124,79 +56,23 @@ def rehearse(
     run.require(run.axolotl, f"multitask build-config {run.spec} --out {run.root}")
     config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
     cluster = load_cluster(load_spec(run.spec).cluster)
-    nodes, procs = _layout(wishes, cluster, config)
+    nodes, procs = layout(wishes, cluster)
     _require_links(wishes)
     root = run.root / "rehearsal"
     shutil.rmtree(root, ignore_errors=True)
     result = Rehearsal(run, nodes, procs, Checklist(on_check=on_check))
     result.faults = [fault.name for fault in wishes.faults]
-    hangs = [fault for fault in wishes.faults if fault.kind in ("stall", "partition")]
-    calm = Run(root / "undisturbed")
     # One checkpoint more than are kept, so that one is rotated away.
     keep = int(config.get("save_total_limit") or 2)
     sizes = Sizes(steps=2 * (min(keep, 4) + 1))
-    try:
-        with result.checks.check("model and data in small", needed=True) as check:
-            result.changes = stage_rehearsal(run, calm.root, sizes)
-            follow_layout(calm, result, cluster)
-            if hangs:
-                why = "a hang is noticed by its timeout"
-                result.changes.append(
-                    Change("timeout of collectives", "1800 s", f"{HANG_SECONDS:.0f} s", why)
-                )
-            check.detail = str(next(c.now for c in result.changes if c.key == "model"))
-        _before(result, config, cluster, calm)
-        with _network(wishes, nodes) as network:
-            say(f"training on {nodes} x {procs} ranks, undisturbed")
-            _undisturbed(result, calm, network, config, sizes)
-            if not wishes.undisturbed_only:
-                say("training again, with " + (", ".join(result.faults) or "a rank killed"))
-                _disturbed(result, calm, network, wishes, sizes)
-        check_model(result.checks, calm, config)
-        check_scores(result.checks, calm)
-    except CheckFailedError:
-        pass  # it is in the list
+    with Forkserver(root / "logs" / "forkserver.log") as forks:
+        steps = _Rehearsing(
+            result, config, cluster, wishes, sizes, Run(root / "undisturbed"), forks, say
+        )
+        with contextlib.suppress(CheckFailedError):  # it is in the list
+            steps.all()
     result.seconds = time.monotonic() - start
     return result
-
-
-def _layout(wishes: Wishes, cluster: Cluster, config: dict[str, Any]) -> tuple[int, int]:
-    nodes = wishes.nodes or cluster.nodes
-    procs = wishes.procs or max(1, cluster.gpus_per_node)
-    if config.get("deepspeed"):
-        raise InputError(
-            "DeepSpeed runs cannot be rehearsed: its CPU accelerator does not load a model under "
-            "Axolotl 0.19 (the device map names a bare index, and there is no accelerator to name)",
-            where="key 'deepspeed'",
-            fix="rehearse the same spec with `sharding: fsdp`, which shares all but the engine",
-        )
-    if nodes * procs > 64:
-        raise InputError(f"{nodes} x {procs} ranks are too many for one machine")
-    return nodes, procs
-
-
-def follow_layout(calm: Run, result: Rehearsal, cluster: Cluster) -> None:
-    """Fit the mesh and the batch to fewer ranks than the cluster has, and say so."""
-    if (result.nodes, result.procs) == (cluster.nodes, max(1, cluster.gpus_per_node)):
-        return
-    config: dict[str, Any] = yaml.safe_load(calm.axolotl.read_text(encoding="utf-8"))
-    why = f"{result.nodes} x {result.procs} ranks were asked for"
-    was_layout = f"{cluster.nodes} x {cluster.gpus_per_node}"
-    now_layout = f"{result.nodes} x {result.procs}"
-    changes = [Change("ranks", was_layout, now_layout, why, "the cluster's number of ranks")]
-    if "dp_shard_size" in config:
-        was = {key: config.pop(key) for key in ("dp_shard_size", "dp_replicate_size")}
-        if result.nodes > 1 and result.procs > 1:
-            config |= {"dp_shard_size": result.procs, "dp_replicate_size": result.nodes}
-        for key, value in was.items():
-            changes.append(Change(key, value, config.get(key), why))
-    if result.nodes * result.procs == 1:
-        found = [key for key in ("fsdp_version", "fsdp_config") if key in config]
-        changes += [Change(key, config.pop(key), None, why, "sharding") for key in found]
-    calm.axolotl.write_text(
-        yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
-    result.changes += changes
 
 
 def _require_links(wishes: Wishes) -> None:
@@ -207,70 +83,123 @@ def _require_links(wishes: Wishes) -> None:
         )  # fmt: skip
 
 
-def _network(wishes: Wishes, nodes: int) -> AbstractContextManager[Network]:
-    return namespaces(nodes) if wishes.netns else nullcontext(loopback(nodes))
+@dataclass(frozen=True)
+class _Rehearsing:
+    """The steps of a rehearsal, with what they share."""
 
+    result: Rehearsal
+    config: dict[str, Any]
+    cluster: Cluster
+    wishes: Wishes
+    sizes: Sizes
+    calm: Run
+    forks: Forkserver
+    say: Say
 
-def _before(result: Rehearsal, config: dict[str, Any], cluster: Cluster, calm: Run) -> None:
-    from transformers import AutoTokenizer
+    def all(self) -> None:
+        """Stage, check the files, train undisturbed and disturbed, check what is left."""
+        checks, calm = self.result.checks, self.calm
+        self._stage()
+        self._files()
+        with self._network() as network:
+            self.say(f"training on {self.result.nodes} x {self.result.procs} ranks, undisturbed")
+            self._undisturbed(network)
+            if not self.wishes.undisturbed_only:
+                named = ", ".join(self.result.faults) or "a rank killed"
+                self.say(f"training again, with {named}")
+                self._disturbed(network)
+        check_model(checks, calm, self.config)
+        check_scores(checks, calm)
 
-    tokenizer = AutoTokenizer.from_pretrained(calm.root / MODEL, local_files_only=True)
-    check_files(result.checks, result.run, config, cluster, tokenizer)
+    def _stage(self) -> None:
+        result = self.result
+        with result.checks.check("model and data in small", needed=True) as check:
+            result.changes = stage_rehearsal(result.run, self.calm.root, self.sizes)
+            result.changes += follow_layout(
+                self.calm, self.cluster, nodes=result.nodes, procs=result.procs
+            )
+            if any(fault.kind in ("stall", "partition") for fault in self.wishes.faults):
+                why = "a hang is noticed by its timeout"
+                result.changes.append(
+                    Change("timeout of collectives", "1800 s", f"{HANG_SECONDS:.0f} s", why)
+                )
+            check.detail = str(next(c.now for c in result.changes if c.key == "model"))
 
+    def _files(self) -> None:
+        from transformers import AutoTokenizer
 
-def _undisturbed(
-    result: Rehearsal, calm: Run, network: Network, config: dict[str, Any], sizes: Sizes
-) -> None:
-    ranks = result.nodes * result.procs
-    with Machines(calm.root, network, nodes=result.nodes, procs=result.procs) as machines:
-        with result.checks.check("all ranks meet, train and save", needed=True) as check:
-            machines.run()
-            check.detail = f"{ranks} ranks, {machines.seconds:.0f} s"
-        with result.checks.check("no process is left") as check:
-            if machines.left():
-                fail(check, f"still running: {machines.left()}")
-    with result.checks.check("every step has a finite loss") as check:
-        losses = losses_by_step(calm)
-        result.losses["undisturbed"] = losses
-        values = [float(loss) for loss in losses.values()]
-        if values:
-            check.detail = f"{len(values)} steps, from {values[0]:.4f} to {values[-1]:.4f}"
-        missing = [step for step in range(1, sizes.steps + 1) if step not in losses]
-        if missing or not all(map(math.isfinite, values)):
-            fail(check, f"steps without a finite loss: {missing or losses}")
-    check_checkpoints(result.checks, calm, config, ranks=ranks, sizes=sizes)
+        tokenizer = AutoTokenizer.from_pretrained(self.calm.root / MODEL, local_files_only=True)
+        check_files(self.result.checks, self.result.run, self.config, self.cluster, tokenizer)
+        with self.result.checks.check("Axolotl can be imported", needed=True):
+            self.forks.wait()
 
+    def _network(self) -> AbstractContextManager[Network]:
+        nodes = self.result.nodes
+        return namespaces(nodes) if self.wishes.netns else nullcontext(loopback(nodes))
 
-def _disturbed(
-    result: Rehearsal, calm: Run, network: Network, wishes: Wishes, sizes: Sizes
-) -> None:
-    root = result.run.root / "rehearsal" / "disturbed"
-    kept = shutil.ignore_patterns("model", "logs", "attempts", "evaluation", "faults")
-    shutil.copytree(calm.root, root, ignore=kept)
-    rough = Run(root)
-    ranks = result.nodes * result.procs
-    faults = wishes.faults
-    if not faults:
-        # After the second checkpoint, one step on: that step is lost and trained again.
-        faults = (Fault("kill", "rank", ranks - 1, 2 * sizes.save_steps + 1),)
-        result.faults = [fault.name for fault in faults]
-    machines = Machines(root, network, nodes=result.nodes, procs=result.procs, faults=faults)
-    with machines, result.checks.check("the run survives: " + ", ".join(result.faults)) as check:
-        machines.run()
-        result.lost = steps_lost(rough)
-        check.detail = (
-            f"{len(result.lost)} restart{'s' * (len(result.lost) != 1)}, "
-            f"{sum(result.lost)} steps trained again, {machines.seconds:.0f} s"
+    def _machines(self, run: Run, network: Network, faults: tuple[Fault, ...] = ()) -> Machines:
+        return Machines(
+            run.root,
+            network,
+            nodes=self.result.nodes,
+            procs=self.result.procs,
+            forkserver=self.forks.address,
+            faults=faults,
         )
-        missing = [fault.name for fault in faults if not fault.happened(root / "faults")]
-        if missing:
-            fail(check, f"did not happen: {', '.join(missing)}; is the step within the rehearsal?")
-    with result.checks.check("losses after the resume are those of the undisturbed run") as check:
-        losses = losses_by_step(rough)
-        result.losses["disturbed"] = losses
-        other = [step for step, loss in result.losses["undisturbed"].items()
-                 if losses.get(step) != loss]  # fmt: skip
-        check.detail = f"{len(losses)} steps equal, digit by digit"
-        if other or not losses:
-            pairs = [(step, result.losses["undisturbed"][step], losses.get(step)) for step in other]
-            fail(check, f"they differ: {pairs}")
+
+    def _undisturbed(self, network: Network) -> None:
+        result = self.result
+        ranks = result.nodes * result.procs
+        with self._machines(self.calm, network) as machines:
+            with result.checks.check("all ranks meet, train and save", needed=True) as check:
+                machines.run()
+                check.detail = f"{ranks} ranks, {machines.seconds:.0f} s"
+            with result.checks.check("no process is left") as check:
+                if machines.left():
+                    fail(check, f"still running: {machines.left()}")
+        with result.checks.check("every step has a finite loss") as check:
+            losses = losses_by_step(self.calm)
+            result.losses["undisturbed"] = losses
+            values = [float(loss) for loss in losses.values()]
+            if values:
+                check.detail = f"{len(values)} steps, from {values[0]:.4f} to {values[-1]:.4f}"
+            missing = [step for step in range(1, self.sizes.steps + 1) if step not in losses]
+            if missing or not all(map(math.isfinite, values)):
+                fail(check, f"steps without a finite loss: {missing or losses}")
+        check_checkpoints(result.checks, self.calm, self.config, ranks=ranks, sizes=self.sizes)
+
+    def _disturbed(self, network: Network) -> None:
+        result = self.result
+        root = result.run.root / "rehearsal" / "disturbed"
+        kept = shutil.ignore_patterns("model", "logs", "attempts", "evaluation", "faults")
+        shutil.copytree(self.calm.root, root, ignore=kept)
+        rough = Run(root)
+        faults = self.wishes.faults
+        if not faults:
+            # After the second checkpoint, one step on: that step is lost and trained again.
+            last = result.nodes * result.procs - 1
+            faults = (Fault("kill", "rank", last, 2 * self.sizes.save_steps + 1),)
+            result.faults = [fault.name for fault in faults]
+        machines = self._machines(rough, network, faults)
+        named = ", ".join(result.faults)
+        with machines, result.checks.check(f"the run survives: {named}") as check:
+            machines.run()
+            result.lost = steps_lost(rough)
+            check.detail = (
+                f"{len(result.lost)} restart{'s' * (len(result.lost) != 1)}, "
+                f"{sum(result.lost)} steps trained again, {machines.seconds:.0f} s"
+            )
+            missing = [fault.name for fault in faults if not fault.happened(root / "faults")]
+            if missing:
+                fail(
+                    check,
+                    f"did not happen: {', '.join(missing)}; is the step within the rehearsal?",
+                )
+        with result.checks.check("losses after the resume are those of the undisturbed run") as c:
+            losses = losses_by_step(rough)
+            calm = result.losses["undisturbed"]
+            result.losses["disturbed"] = losses
+            other = [step for step, loss in calm.items() if losses.get(step) != loss]
+            c.detail = f"{len(losses)} steps equal, digit by digit"
+            if other or not losses:
+                fail(c, f"they differ: {[(step, calm[step], losses.get(step)) for step in other]}")

@@ -17,6 +17,13 @@ def install() -> None:
     """Install all shims in this process; before a trainer is made."""
     mesh_on_cpu()
     fsdp_on_cpu()
+    models_on_cpu()
+    deepspeed_on_cpu()
+    deepspeed_over_gloo()
+
+
+def set_timeout() -> None:
+    """In a rank: let collectives fail soon, where the environment says so."""
     if os.environ.get(TIMEOUT_VARIABLE):
         collectives_time_out(float(os.environ[TIMEOUT_VARIABLE]))
 
@@ -58,6 +65,64 @@ def fsdp_on_cpu() -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = init
+
+
+def deepspeed_on_cpu() -> None:
+    """Let accelerate take DeepSpeed where there is no GPU.
+
+    ``PartialState._prepare_backend`` (``accelerate/state.py``) has a backend for CPUs only where it
+    was told to use them, and then leaves DeepSpeed out; untold, it finds no backend at all.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    original = PartialState._prepare_backend
+
+    def prepare(self: Any, *args: Any, **kwargs: Any) -> Any:
+        backend, distributed = original(self, *args, **kwargs)
+        wanted = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+        if wanted and distributed == DistributedType.NO:
+            return "gloo", DistributedType.DEEPSPEED
+        return backend, distributed
+
+    PartialState._prepare_backend = prepare
+
+
+def deepspeed_over_gloo() -> None:
+    """Let DeepSpeed gather into views over gloo.
+
+    Its optimizers gather into slices made by ``split`` (``runtime/utils.py``,
+    ``all_gather_dp_groups``). NCCL writes into them; gloo's collective writes through autograd,
+    which forbids it for such views. Detached, they are the same memory.
+    """
+    from deepspeed.comm.torch import TorchBackend
+
+    original = TorchBackend.all_gather_into_tensor
+
+    def gather(self: Any, output_tensor: Any, input_tensor: Any, **kwargs: Any) -> Any:
+        return original(self, output_tensor.detach(), input_tensor.detach(), **kwargs)
+
+    TorchBackend.all_gather_into_tensor = gather
+
+
+def models_on_cpu() -> None:
+    """Load a model onto the CPU where Axolotl names a device by its number alone.
+
+    With several processes and no FSDP, ``axolotl/utils/config/__init__.py`` (``normalize_config``)
+    sets the device map to ``{"": LOCAL_RANK}`` after it was told that accelerate places the model;
+    a bare number is a device of the accelerator, and there is none.
+    """
+    from axolotl.loaders.model import ModelLoader
+
+    original = ModelLoader._set_device_map_config
+
+    def set_device_map(self: Any) -> None:
+        device_map = self.cfg.device_map
+        if isinstance(device_map, dict) and isinstance(device_map.get(""), int):
+            self.cfg.device_map = {"": "cpu"}
+        original(self)
+
+    ModelLoader._set_device_map_config = set_device_map
 
 
 def collectives_time_out(seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from itertools import islice
@@ -13,7 +14,7 @@ import yaml
 from multitask.data.write import iterate_rows
 from multitask.errors import InputError
 from multitask.models import ModelInfo, model_info
-from multitask.rehearsal.adapt import Change, Sizes, adapted
+from multitask.rehearsal.adapt import Change, Sizes, adapted, adapted_deepspeed
 from multitask.rehearsal.shrink import shrunk
 from multitask.run import Run
 from multitask.spec import load_spec
@@ -60,6 +61,10 @@ def stage_rehearsal(run: Run, root: Path, sizes: Sizes) -> list[Change]:
         encoding="utf-8",
     )
     shutil.copy(run.accelerate, small.accelerate)
+    if run.deepspeed.is_file():
+        engine, its = adapted_deepspeed(json.loads(run.deepspeed.read_text(encoding="utf-8")))
+        small.deepspeed.write_text(json.dumps(engine, indent=2) + "\n", encoding="utf-8")
+        more += its
     return changes + more
 
 

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +31,15 @@ def axolotl_installed() -> bool:
     return find_spec("axolotl") is not None
 
 
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which a process does not take itself for a part of a training."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _LAUNCHER_VARIABLES and not name.startswith("ACCELERATE_")
+    }
+
+
 class AxolotlValidator:
     """Axolotl's validator in a process of its own, which starts at once and is asked later.
 
@@ -39,11 +48,7 @@ class AxolotlValidator:
 
     def __init__(self) -> None:
         """Start the process; it imports Axolotl while the caller does other work."""
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in _LAUNCHER_VARIABLES and not name.startswith("ACCELERATE_")
-        }
+        environment = without_launcher(os.environ)
         environment |= {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
         self._log = tempfile.TemporaryFile(  # noqa: SIM115  closed by close()
             "w+", encoding="utf-8", errors="replace"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from multitask.scoring.search import Targets
 from multitask.scoring.trie import Floats, Forest, Ints
 
 
-class _PathReader:
+class _PathReader(ABC):
     """Reads nodes as rows, one whole path from the prompt's end to a node each."""
 
     def __init__(self, model: Any, *, budget: int) -> None:
@@ -68,9 +69,9 @@ class _PathReader:
         if chunk:
             yield chunk
 
+    @abstractmethod
     def _read(self, rows: list[tuple[int, list[int]]]) -> tuple[Any, Ints]:
         """Logits of rows, and in which column the logits of a row's first path token are."""
-        raise NotImplementedError
 
     def _tensor(self, array: Ints) -> Any:
         import torch

@@ -49,7 +49,7 @@ def train(
     for path in (run.axolotl, run.accelerate, run.split("train")):
         run.require(path, f"multitask build-config {run.spec} --out {run.root}")
     _require_axolotl()
-    _require_plugin(run)
+    require_plugin(run)
     cluster = load_cluster(load_spec(run.spec).cluster)
     environment = launch_environment(run)
     node = node_of(cluster, environment)
@@ -79,7 +79,12 @@ def _require_axolotl() -> None:
         )
 
 
-def _require_plugin(run: Run) -> None:
+def require_plugin(run: Run) -> None:
+    """Check that the run's ``axolotl.yaml`` names our plugin.
+
+    Raises:
+        InputError: It does not, or cannot be read.
+    """
     try:
         plugins = yaml.safe_load(run.axolotl.read_text(encoding="utf-8")).get("plugins") or []
     except (yaml.YAMLError, AttributeError) as error:

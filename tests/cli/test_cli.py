@@ -13,12 +13,17 @@ import yaml
 COMMANDS = [
     "quickstart",
     "init",
+    "doctor",
     "prepare",
+    "estimate",
     "build-config",
+    "rehearse",
     "train",
+    "checkpoints",
     "evaluate",
     "report",
     "export",
+    "push",
 ]
 HEAVY = {"torch", "transformers", "axolotl", "datasets", "sklearn", "pyarrow", "numpy", "pydantic"}
 
@@ -44,6 +49,19 @@ def test_every_command_shows_an_example(command: str) -> None:
     assert done.returncode == 0
     assert f"multitask {command}" in " ".join(done.stdout.split())
     assert "Example" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_argument_and_option_is_explained(command: str) -> None:
+    import typer
+
+    from multitask.cli import app
+
+    group = typer.main.get_command(app)
+    for parameter in group.commands[command].params:  # type: ignore[attr-defined]
+        assert parameter.help, parameter.name
+        # In rich's markup, brackets are tags and vanish.
+        assert "[" not in parameter.help or command == "evaluate", parameter.name
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multitask.data.adapters import TaskData
 from multitask.data.normal_form import fingerprints
-from multitask.data.prepare import divide
+from multitask.data.prepare import prepare_tasks
 from multitask.data.split import stratified_split
+from multitask.spec import Spec
 from multitask.tasks import Example
 
 
@@ -73,19 +74,24 @@ def test_the_size_is_exact_for_balanced_labels() -> None:
     assert set(Counter(e.label for e in first).values()) == {16}
 
 
-def _sizes(**splits: int) -> dict[str, int]:
-    data = TaskData(
-        labels=("a",),
-        splits={
-            split: [Example(f"{split}{i}", f"{split} {i}", "a") for i in range(n)]
-            for split, n in splits.items()
-        },
+def _sizes(folder: Path, **splits: int) -> dict[str, int]:
+    """Rows of each split of a task whose source has these."""
+    files = {}
+    for split, count in splits.items():
+        rows = [f"{split} row number {i},{'ab'[i % 2]}\n" for i in range(count)]
+        files[split] = str(folder / f"{split}.csv")
+        Path(files[split]).write_text("text,label\n" + "".join(rows))
+    task = {"name": "own", "kind": "classification", "source": files}
+    spec = Spec.model_validate(
+        {"model": "owner/model", "tasks": [task], "leakage": {"near_duplicates": False}}
     )
-    return {split: len(part.examples) for split, part in divide(data, 0.8, seed=0).items()}
+    (prepared,) = prepare_tasks(spec).tasks
+    return {split: len(part.examples) for split, part in prepared.parts.items()}
 
 
-def test_missing_splits_are_taken_from_train_and_official_ones_stay() -> None:
-    assert _sizes(train=100) == {"train": 80, "validation": 10, "test": 10}
-    assert _sizes(train=100, test=7) == {"train": 80, "validation": 20, "test": 7}
-    assert _sizes(train=100, validation=7) == {"train": 80, "validation": 7, "test": 20}
-    assert _sizes(train=100, validation=7, test=9) == {"train": 100, "validation": 7, "test": 9}
+def test_missing_splits_are_taken_from_train_and_official_ones_stay(tmp_path: Path) -> None:
+    assert _sizes(tmp_path, train=100) == {"train": 80, "validation": 10, "test": 10}
+    assert _sizes(tmp_path, train=100, test=8) == {"train": 80, "validation": 20, "test": 8}
+    assert _sizes(tmp_path, train=100, validation=8) == {"train": 80, "validation": 8, "test": 20}
+    three = {"train": 100, "validation": 8, "test": 10}
+    assert _sizes(tmp_path, **three) == three

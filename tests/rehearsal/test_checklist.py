@@ -12,7 +12,7 @@ from multitask.rehearsal.adapt import Change
 from multitask.rehearsal.checklist import CheckFailedError, Checklist, fail
 from multitask.rehearsal.page import curve, write_page
 from multitask.rehearsal.record import losses_by_step, steps_lost
-from multitask.rehearsal.rehearse import Rehearsal
+from multitask.rehearsal.result import Rehearsal
 from multitask.run import Run
 
 

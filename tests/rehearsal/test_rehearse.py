@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,7 +99,6 @@ def test_other_methods_are_rehearsed(tmp_path: Path, method: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_a_wrong_layer_class_is_caught(tmp_path: Path) -> None:
     run = _built(tmp_path)
     text = run.axolotl.read_text().replace("LlamaDecoderLayer", "MistralDecoderLayer")
@@ -108,11 +111,38 @@ def test_a_wrong_layer_class_is_caught(tmp_path: Path) -> None:
     assert "MistralDecoderLayer" in done.stdout
 
 
-def test_deepspeed_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+def test_deepspeed_is_rehearsed_and_resumes(tmp_path: Path) -> None:
     run = _built(tmp_path, sharding="zero2")
-    done = _multitask("rehearse", run.root, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "DeepSpeed runs cannot be rehearsed" in done.stderr
+    done = _multitask("rehearse", run.root, "--nodes", 1, "--procs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    saved = run.root / "rehearsal/undisturbed/model"
+    assert list(saved.glob("checkpoint-*/global_step*/*zero_pp_rank_1*optim_states.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sharding": "zero3", "method": "full"},
+        {"sharding": "zero2", "cpu_offload": True},
+        {"sharding": "fsdp", "cpu_offload": True},
+        {"sharding": "ddp"},
+    ],
+    ids=["zero3-full", "zero2-offload", "fsdp-offload", "ddp"],
+)
+def test_other_shardings_are_rehearsed(tmp_path: Path, changes: dict[str, object]) -> None:
+    run = _built(tmp_path, **changes)
+    done = _multitask("rehearse", run.root, "--nodes", 1, "--procs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_hsdp_keeps_a_copy_on_each_node(tmp_path: Path) -> None:
+    run = _built(tmp_path, sharding="hsdp")
+    done = _multitask("rehearse", run.root, "--nodes", 2, "--procs", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    saved = run.root / "rehearsal/undisturbed/model/checkpoint-4/optimizer_0"
+    assert len(list(saved.glob("*.distcp"))) == 2  # two shards, not four
 
 
 def test_a_cut_link_needs_links(tmp_path: Path) -> None:
@@ -120,3 +150,50 @@ def test_a_cut_link_needs_links(tmp_path: Path) -> None:
     done = _multitask("rehearse", run.root, "--partition", "node:1@step:2", cwd=tmp_path)
     assert done.returncode == 2
     assert "--netns" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]], ids=["killed", "ctrl-c-twice"]
+)
+def test_nothing_outlives_a_rehearsal_that_is_ended(
+    tmp_path: Path, signals: list[signal.Signals]
+) -> None:
+    run = _built(tmp_path)
+    command = [sys.executable, "-m", "multitask", "rehearse", str(run.root), "--procs", "2"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ) | {"HF_HUB_OFFLINE": "1"},
+        start_new_session=True,
+    )
+    events = run.root / "rehearsal/undisturbed/logs/trainer.jsonl"
+    assert _within(240, lambda: events.exists() or process.poll() is not None)
+    assert process.poll() is None
+    assert len(_processes_of(tmp_path)) > 6  # supervisors, clients, agents and ranks
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.3)
+    process.wait(60)
+    assert _within(30, lambda: not _processes_of(tmp_path)), _processes_of(tmp_path)
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.2)
+    return condition()
+
+
+def _processes_of(folder: Path) -> list[str]:
+    """Command lines of processes that have to do with a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                line = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                if str(folder).encode() in line:
+                    found.append(line.split(b"\0MULTITASK")[0][:200].decode(errors="replace"))
+    return found

@@ -303,7 +303,8 @@ def test_axolotl_accepts_the_base_of_these_tests(
     for lora in (False, True):
         for fsdp in (False, True):
             path.write_text(yaml.safe_dump(_base(lora=lora, fsdp=fsdp)))
-            validator.validate(path, load_cluster("3x4-a100-80gb"))
+            warnings = validator.validate(path, load_cluster("3x4-a100-80gb"))
+            assert [w.split(" opt")[0] for w in warnings] == ["Auto-enabling LoRA kernel"] * lora
 
 
 @pytest.mark.parametrize("name", [name for name, trap in TRAPS.items() if trap.axolotl is not None])

@@ -48,8 +48,9 @@ def validate(validator: AxolotlValidator, tmp_path: Path) -> Validate:
     return run
 
 
-def test_the_default_is_accepted(validate: Validate) -> None:
-    validate()
+def test_the_default_is_accepted_with_a_notice_of_its_lora_kernels(validate: Validate) -> None:
+    (warning,) = validate()
+    assert warning.startswith("Auto-enabling LoRA kernel optimizations")
 
 
 def test_a_plugin_of_one_question_is_not_in_the_next(validate: Validate) -> None:
@@ -127,7 +128,7 @@ def test_a_launcher_s_variables_do_not_reach_it(
     path = tmp_path / "axolotl.yaml"
     path.write_text(yaml.safe_dump(config))
     with AxolotlValidator() as validator:
-        validator.validate(path, cluster)
+        assert validator.validate(path, cluster) == ()
 
 
 def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,114 @@
+"""Look at everything at once, and put it in order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multitask.doctor import files, gpus, machine
+from multitask.doctor.bounded import NoAnswerError, Pending
+from multitask.doctor.check import Check, warning
+from multitask.doctor.cluster import cluster_checks
+from multitask.doctor.imports import find_plugin, import_checks, plugin_check
+from multitask.doctor.logins import HUB_SECONDS, HubQuestions, wandb_check
+from multitask.doctor.packages import package_checks, torch_cuda
+from multitask.doctor.subject import Subject, open_subject
+
+# A run on a disk that does not answer; two questions to a GPU's driver; hashes of much data.
+_READ_SECONDS, _GPU_SECONDS, _FILE_SECONDS, _DISK_SECONDS = 20.0, 45.0, 60.0, 10.0
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All checks.
+
+    Attributes:
+        checks: In the order in which they are shown.
+    """
+
+    checks: tuple[Check, ...]
+
+    def count(self, state: str) -> int:
+        """How many checks ended so."""
+        return sum(check.state == state for check in self.checks)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is no problem; warnings are allowed."""
+        return self.count("problem") == 0
+
+    def record(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {
+            "healthy": self.healthy,
+            "problems": self.count("problem"),
+            "warnings": self.count("warning"),
+            "checks": [check.record() for check in self.checks],
+        }
+
+
+def examine(
+    path: Path | None = None,
+    *,
+    imports: bool = False,
+    hub_seconds: float = HUB_SECONDS,
+    environment: Mapping[str, str] | None = None,
+) -> Examination:
+    """Look at this machine, and at a spec or a run that is to be trained on it.
+
+    Nothing is changed, and nothing heavy is imported into this process. Every question has a time
+    limit.
+
+    Args:
+        path: A spec file or a run directory; None: the machine alone.
+        imports: Import torch, compiled packages and the plugins in processes of their own, which
+            takes from ten seconds to minutes.
+        hub_seconds: How long the Hub may take to answer a question.
+        environment: The variables to judge; None: this process's.
+
+    Raises:
+        InputError: ``path`` is neither a spec nor a run, or cannot be read.
+        NoAnswerError: The disk that ``path`` is on does not answer.
+    """
+    variables = os.environ if environment is None else environment
+    asked_gpus = Pending(gpus.find_gpus, _GPU_SECONDS)
+    subject = Pending(lambda: open_subject(path), _READ_SECONDS).get()
+    plugin = find_plugin(subject)
+    hub = HubQuestions(subject, hub_seconds)
+    own_files = Pending(lambda: files.file_checks(subject), _FILE_SECONDS)
+    of_machine = Pending(lambda: _machine(subject, hub), _DISK_SECONDS)
+    imported = import_checks(subject) if imports else list
+
+    try:
+        found = asked_gpus.get()
+    except NoAnswerError as error:
+        found = gpus.Gpus(failure=f"the driver gives {error}")
+    visible = gpus.visible_count(found, variables)
+    here = subject.trains_here(visible, variables)
+    checks = [
+        *package_checks(subject, gpus=visible, trains_here=here),
+        plugin_check(plugin),
+        *imported(),
+        *gpus.gpu_checks(found, subject, variables, torch_cuda()),
+        *cluster_checks(subject, variables, trains_here=here),
+        *hub.checks(trains_here=here),
+        wandb_check(subject, variables),
+        *_got(of_machine, machine.GROUP, "disk"),
+        *_got(own_files, files.GROUP, "files"),
+    ]
+    return Examination(tuple(checks))
+
+
+def _machine(subject: Subject, hub: HubQuestions) -> list[Check]:
+    return machine.machine_checks(subject, model_is_here=hub.model_is_here())
+
+
+def _got(pending: Pending[list[Check]], group: str, name: str) -> list[Check]:
+    try:
+        return pending.get()
+    except NoAnswerError as error:
+        fix = "a network disk may be gone, or the data is very large; see `df` and `mount`"
+        return [warning(group, name, f"not checked: {error}", fix)]
