@@ -114,7 +114,7 @@ def test_a_signal_saves_then_stops_and_the_next_start_goes_on(
 def test_a_second_signal_does_not_wait(run: Run, start: Start) -> None:
     plan(run, attempt1={0: (4, "hang")})
     process = start()
-    _await((run.root / "sync" / "1-4-of-0").exists)  # just before it hangs
+    _await((run.root / "sync" / "1-4-end-of-0").exists)  # just before it hangs
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
