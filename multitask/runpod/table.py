@@ -47,12 +47,18 @@ def plan_notes(found: Sequence[Offer], *, volume: str | None, max_hours: float |
     """What the table's numbers rest on, one sentence a line."""
     prices = dict.fromkeys(offer.price for offer in found)
     notes = [
-        f"prices: {'; '.join(prices)}. Container disk at ${api.DISK_USD_PER_GB_MONTH:.2f} per GB "
-        "and month is in them; a network volume is billed beside them for as long as it exists",
-        f"hours are estimated, with start-up and {60 * AFTER_HOURS:.0f} min for evaluation and "
-        "report (docs/estimate.md)",
-        f"at most: the machine itself stops {RESERVE_SECONDS // 60} min before that sum is "
-        "reached, saves a checkpoint and removes itself, also when this program is gone",
+        (
+            f"prices: {'; '.join(prices)}. Container disk at ${api.DISK_USD_PER_GB_MONTH:.2f} per GB "
+            "and month is in them; a network volume is billed beside them for as long as it exists"
+        ),
+        (
+            f"hours are estimated, with start-up and {60 * AFTER_HOURS:.0f} min for evaluation and "
+            "report (docs/estimate.md)"
+        ),
+        (
+            f"at most: the machine itself stops {RESERVE_SECONDS // 60} min before that sum is "
+            "reached, saves a checkpoint and removes itself, also when this program is gone"
+        ),
     ]
     if max_hours is not None:
         notes.append(f"and at most {max_hours:g} h")
