@@ -75,8 +75,8 @@ def upload(control: Control, bundle: Bundle, patience: Patience, progress: Progr
         with (bundle.root / file["path"]).open("rb") as source:
 
             def read(start: int) -> bytes:
-                source.seek(start)  # noqa: B023  # used within this round alone
-                return source.read(MAX_CHUNK)  # noqa: B023
+                source.seek(start)  # used within this round alone
+                return source.read(MAX_CHUNK)
 
             _send(control, patience, file["path"], file["size"], file["sha256"], state, read, said)
         done += file["size"]
