@@ -101,14 +101,19 @@ def machine_name(identity: str) -> str:
 
 
 def check_sendable(spec: Spec, run: Run) -> None:
-    """Refuse a run whose model a rented machine cannot get.
+    """Refuse a run of which a rented machine cannot get a part.
 
     Raises:
-        InputError: The model is a folder of this machine, outside the run.
+        InputError: The model is a folder, or the cluster a file, of this machine outside the run.
     """
-    if Path(spec.model).is_absolute() or (
-        (Path(spec.model)).is_dir() and not (run.root / spec.model).is_dir()
-    ):
+    root = run.root.resolve()
+    if spec.cluster.endswith((".yaml", ".yml")) and not Path(spec.cluster).is_relative_to(root):
+        raise InputError(
+            f"{spec.cluster} is a file of this machine, which a rented one cannot read",
+            where="key 'cluster'",
+            fix="use a shipped cluster (docs/clusters.md)",
+        )
+    if Path(spec.model).is_absolute() and not Path(spec.model).is_relative_to(root):
         raise InputError(
             f"the model {spec.model} is a folder of this machine, which a rented one cannot read",
             where="key 'model'",

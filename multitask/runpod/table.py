@@ -48,8 +48,8 @@ def plan_notes(found: Sequence[Offer], *, volume: str | None, max_hours: float |
     prices = dict.fromkeys(offer.price for offer in found)
     notes = [
         (
-            f"prices: {'; '.join(prices)}. Container disk at ${api.DISK_USD_PER_GB_MONTH:.2f} per GB"
-            " and month is in them; a network volume is billed beside them as long as it exists"
+            f"prices: {'; '.join(prices)}. Container disk at ${api.DISK_USD_PER_GB_MONTH:.2f} a "
+            "GB and month is in them; a network volume is billed beside them as long as it exists"
         ),
         (
             f"hours are estimated, with start-up and {60 * AFTER_HOURS:.0f} min for evaluation and "
