@@ -52,6 +52,7 @@ class Options:
         keep: Do not remove the machines at the end; they end at their deadline.
         download_model: Fetch the trained adapter or model as well.
         retries: New machines after dead ones, within the same limits.
+        again: Rent anew for a run whose machines ended by themselves.
         timing: Seconds of waiting.
     """
 
@@ -68,4 +69,5 @@ class Options:
     keep: bool = False
     download_model: bool = False
     retries: int = 1
+    again: bool = False
     timing: Timing = field(default_factory=Timing)

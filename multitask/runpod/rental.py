@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from multitask.errors import MultitaskError
 from multitask.machine import protocol
 from multitask.run import Run
 from multitask.runpod import api
@@ -257,8 +256,3 @@ def _checkpoint(path: str) -> int:
         return -1
     step = parts[1].removeprefix("checkpoint-")
     return int(step) if step.isdigit() else -1
-
-
-def check_reachable(error: MultitaskError) -> str:
-    """The first line of an error, for a sentence."""
-    return str(error).splitlines()[0]

@@ -10,6 +10,7 @@ from multitask.errors import MultitaskError
 from multitask.machine.protocol import BUNDLE_FILE, MAX_CHUNK, FileEntry, check_path
 from multitask.runpod.bundle import Bundle, file_sha256
 from multitask.runpod.control import Control, UnreachableError
+from multitask.runpod.machines import StoppedBySignalError
 from multitask.runpod.signals import Signals
 
 Progress = Callable[[str, int, int | None, str], None]
@@ -31,12 +32,12 @@ class Patience:
 
         Raises:
             UnreachableError: The machine stayed silent through all tries in a row.
-            MultitaskError: A signal asked to stop.
+            StoppedBySignalError: A signal asked to stop.
         """
         failures, signals = 0, self._signals.count
         while True:
             if self._signals.count > signals:
-                raise MultitaskError("interrupted while files were transferred")
+                raise StoppedBySignalError("interrupted while files were transferred")
             try:
                 if step():
                     return
