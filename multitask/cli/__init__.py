@@ -18,6 +18,7 @@ from multitask.cli.push import push
 from multitask.cli.quickstart import quickstart
 from multitask.cli.rehearse import rehearse
 from multitask.cli.report import report
+from multitask.cli.runpod import runpod
 from multitask.cli.train import train
 from multitask.errors import MultitaskError
 
@@ -46,6 +47,7 @@ for command in (
     push,
 ):
     app.command()(command)
+app.add_typer(runpod)
 
 
 def _show_version(wanted: bool) -> None:

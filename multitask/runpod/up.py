@@ -151,7 +151,7 @@ class _Up:
             # Else the model would go with the machine.
             self._options = replace(self._options, download_model=True)
         if not self._around.ask(found):
-            raise InputError("not rented: you said no", fix=None)
+            raise MultitaskError("nothing was rented, as you said")
         return chosen
 
     def _attach(self, record: Record) -> Outcome:
