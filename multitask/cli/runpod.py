@@ -160,7 +160,8 @@ def _up(spec: Spec, run: Path, options: Options, *, yes: bool) -> None:
         _show(found, options)
         return yes or typer.confirm("Rent these machines?", default=False, err=True)
 
-    with Signals() as signals, RunPod(pause=signals.pause) as service, progress_bar() as bar:
+    signals = Signals()
+    with RunPod(pause=signals.pause) as service, progress_bar() as bar:
         around = Surroundings(
             service, ask, bar.say, lambda record: Terminal(bar, record), bar.update, signals
         )

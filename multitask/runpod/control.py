@@ -112,8 +112,10 @@ class Control:
         try:
             found = self._json("PUT", _file_path(path), query=query, content=content)
         except RefusedError as error:
-            if error.status != 409 or "received" not in error.body:
+            if error.status != 409:
                 raise
+            if "received" not in error.body:  # an earlier request of ours is still being written
+                raise UnreachableError(str(error.body.get("error")), where=f"PUT {path}") from None
             found = error.body
         return int(found["received"])
 
@@ -198,8 +200,8 @@ def _refused(response: httpx.Response, where: str) -> MultitaskError:
         body = response.json()
     except ValueError:
         body = None
-    if response.status_code >= 500 or not isinstance(body, dict) or "error" not in body:
-        if response.status_code == 409 and isinstance(body, dict) and "received" in body:
-            return RefusedError(response.status_code, body, where=where)
-        return UnreachableError(f"the proxy answers {response.status_code}", where=where)
+    ours = isinstance(body, dict) and ("error" in body or "received" in body)
+    if response.status_code >= 500 or not ours:
+        said = f": {body['error']}" if ours and "error" in body else " (the platform's proxy)"
+        return UnreachableError(f"status {response.status_code}{said}", where=where)
     return RefusedError(response.status_code, body, where=where)

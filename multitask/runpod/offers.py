@@ -22,9 +22,12 @@ such nodes come next, and one, which needs no network between nodes, last."""
 AFTER_HOURS = 0.25
 """Evaluation, report and upload after the training; an allowance."""
 
-RESERVE_SECONDS = 600
-"""How much before the limit the machine is told to stop: saving, fetching and removing take time
-that is billed as well."""
+RESERVE_SECONDS = 300
+"""The machine's end lies this much before the limit: that long its guard waits, should all else
+fail, until it removes the machine (:data:`multitask.machine.limits.LATE_SECONDS`)."""
+
+_MARGIN_SECONDS = 900.0
+_MARGIN_SHARE = 0.1
 
 _IMAGE_GB = 40
 _ROOM = 1.2
@@ -74,6 +77,19 @@ class Offer:
     def kind(self) -> api.Kind:
         """Whether it is rented as a pod or as a cluster."""
         return "pod" if self.cluster.nodes == 1 else "cluster"
+
+    @property
+    def needed(self) -> float | None:
+        """USD that must be allowed for the run to reach its end.
+
+        The machine begins to stop a tenth of its time, at most 15 min, before its end
+        (:mod:`multitask.machine.limits`), so that a checkpoint is saved.
+        """
+        if self.usd is None:
+            return None
+        share = _MARGIN_SHARE / (1 - _MARGIN_SHARE)
+        margin = min(_MARGIN_SECONDS / 3600 * self.usd_per_hour, share * self.usd)
+        return self.usd + margin + self.reserve_usd
 
     def limit(self, max_cost: float | None) -> float | None:
         """USD that it may cost at most: what was given, else twice the expected, rounded up."""
@@ -234,9 +250,9 @@ def usable(found: list[Offer], *, max_cost: float | None, volume: str | None) ->
     paid = [offer for offer in fitting if _affordable(offer, max_cost)]
     if not paid:
         cheapest = min(fitting, key=lambda offer: offer.usd or 0.0)
-        need = (cheapest.usd or 0.0) + cheapest.reserve_usd
         raise InputError(
-            f"the cheapest shape, {cheapest.shape}, is expected to cost ${need:,.2f}, more than "
+            f"the cheapest shape, {cheapest.shape}, is expected to cost ${cheapest.usd or 0:,.2f}, "
+            f"and with room to stop in order it needs ${cheapest.needed or 0:,.2f}: more than "
             f"--max-cost {max_cost:,.2f}",
             where="--max-cost",
             fix="raise it, or choose a smaller model, method or number of epochs",
@@ -245,6 +261,4 @@ def usable(found: list[Offer], *, max_cost: float | None, volume: str | None) ->
 
 
 def _affordable(offer: Offer, max_cost: float | None) -> bool:
-    if max_cost is None or offer.usd is None:
-        return True
-    return offer.usd + offer.reserve_usd <= max_cost
+    return max_cost is None or offer.needed is None or offer.needed <= max_cost

@@ -22,6 +22,7 @@ from multitask.runpod.record import Record, RecordFile
 from multitask.runpod.signals import Signals
 from multitask.runpod.transfer import Patience, Progress, download, upload
 
+_LOOKS = 30
 _PORTS = (f"{protocol.DEFAULT_PORT}/http", "8888/http", "22/tcp")
 
 
@@ -162,7 +163,14 @@ class Rental:
     def start(self, bundle: Bundle) -> None:
         """Upload what is missing, and start the job."""
         with self._control() as control:
-            upload(control, bundle, self._patience, self._progress)
+
+            def send() -> bool:
+                # A job that an earlier command has started takes no files any more.
+                if control.status()["phase"] in ("waiting", "uploading"):
+                    upload(control, bundle, self._patience, self._progress)
+                return True
+
+            self._patience.through(send)
 
             def begin() -> bool:
                 control.start(bundle.sha256)
@@ -190,16 +198,18 @@ class Rental:
         with self._control() as control:
             found: list[protocol.FileEntry] = []
 
-            def look() -> bool:
-                found[:] = control.files()
-                return True
-
-            self._patience.through(look)
             sent = {file["path"] for file in bundle.files} | {protocol.BUNDLE_FILE}
             stopped = self.record.outcome != "done"
-            wanted = [e for e in found if e["path"] not in sent]
-            wanted = results(wanted, model=model, stopped=stopped)
-            paths = download(control, wanted, root, self._patience, self._progress)
+            looks = iter(range(_LOOKS))
+
+            def look() -> bool:
+                new = [entry for entry in control.files() if entry["path"] not in sent]
+                found[:] = results(new, model=model, stopped=stopped)
+                # Large files are hashed for a while; one that never is, is left there.
+                return all(entry["complete"] for entry in found) or next(looks, None) is None
+
+            self._patience.through(look)
+            paths = download(control, found, root, self._patience, self._progress)
             if not self.record.keep:
                 self._release(control)
         return paths
@@ -238,7 +248,7 @@ def results(
     Returns:
         Evaluations, reports and logs; with ``model`` also the final model, or that checkpoint.
     """
-    newest = max((_checkpoint(e["path"]) for e in entries if e["complete"]), default=-1)
+    newest = max((_checkpoint(entry["path"]) for entry in entries), default=-1)
 
     def keep(path: str) -> bool:
         if not path.startswith("model/"):

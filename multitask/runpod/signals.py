@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -34,6 +36,17 @@ class Signals:
         before, end = self.count, time.monotonic() + seconds
         while self.count == before and (left := end - time.monotonic()) > 0:
             time.sleep(min(_SLICE, left))
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Let signals do what they did before, for the block: while somebody is asked."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        try:
+            yield
+        finally:
+            for number in self._before:
+                signal.signal(number, self._note)
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from multitask.runpod import api
-from multitask.runpod.offers import AFTER_HOURS, RESERVE_SECONDS, Offer
+from multitask.runpod.offers import AFTER_HOURS, Offer
 
 
 def plan_table(found: Sequence[Offer], max_cost: float | None) -> Table:
@@ -56,8 +56,8 @@ def plan_notes(found: Sequence[Offer], *, volume: str | None, max_hours: float |
             "report (docs/estimate.md)"
         ),
         (
-            f"at most: the machine itself stops {RESERVE_SECONDS // 60} min before that sum is "
-            "reached, saves a checkpoint and removes itself, also when this program is gone"
+            "at most: the machine itself sees to it that no more is spent, also when this program "
+            "is gone: it saves a checkpoint, stops and removes itself before"
         ),
     ]
     if max_hours is not None:

@@ -122,9 +122,12 @@ class _Up:
 
     def run(self) -> Outcome:
         there = existing(self._service, self._file, again=self._options.again)
-        if there is not None:
-            return self._attach(there)
-        plan = self._plan()
+        plan = [] if there is not None else self._plan()
+        # Until here Ctrl-C ends the program at once; from here on it is looked at between steps.
+        with self._around.signals:
+            return self._attach(there) if there is not None else self._new(plan)
+
+    def _new(self, plan: list[Offer]) -> Outcome:
         failures = 0
         while True:
             rental, bundle = self._rent(plan)
@@ -257,7 +260,9 @@ class _Up:
             raise error
         dearer = offer.at_price(error.usd_per_hour, "as RunPod billed it a moment ago")
         usable([dearer], max_cost=self._options.max_cost, volume=self._options.volume)
-        if not self._around.ask([dearer]):
+        with self._around.signals.off():
+            agreed = self._around.ask([dearer])
+        if not agreed:
             raise error
         return dearer
 
