@@ -19,7 +19,6 @@ from multitask.runpod.record import Record
 from multitask.runpod.signals import Signals
 
 _LAST_EVENTS = 20
-_PLATFORM_SECONDS = 30.0
 
 
 class Display(Protocol):
@@ -136,7 +135,7 @@ class Follower:
         """Ask the platform how the machines are, now and then and when there is silence."""
         now = self._clock()
         silent = now - self._heard > 2 * self._timing.poll
-        if now - self._looked < (self._timing.poll if silent else _PLATFORM_SECONDS):
+        if now - self._looked < (self._timing.poll if silent else self._timing.platform):
             return None
         self._looked = now
         try:

@@ -16,6 +16,7 @@ class Timing:
         ready: From renting until the control server answers.
         poll: Between two looks at something that changes slowly.
         events: How long one request for events waits on the machine.
+        platform: Between two looks at the machines themselves while their job answers.
         lost_client: Without a request from here, after which the machine stops; see ``detach``.
         grace: That the machine waits, when it has ended, for its results to be fetched.
         silence: Without an answer of the control server, or with a dead node, after which the
@@ -27,6 +28,7 @@ class Timing:
     ready: float = 1800.0
     poll: float = 5.0
     events: float = 5.0
+    platform: float = 30.0
     lost_client: float = 900.0
     grace: float = DEFAULT_GRACE_SECONDS
     silence: float = 300.0

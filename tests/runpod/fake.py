@@ -147,7 +147,7 @@ class Faults:
     missing: str | None = None
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """An answer of RFC 9457."""
 
     def __init__(self, status: int, detail: str, errors: list[str] | None = None) -> None:
@@ -155,7 +155,7 @@ class Problem(Exception):
         self.status, self.detail, self.errors = status, detail, errors
 
 
-class Cut(Exception):
+class CutError(Exception):
     """The connection ends without an answer."""
 
 
@@ -211,18 +211,18 @@ class FakeRunPod:
         self.requests.append(f"{method} {path}")
         faults = self.faults
         if faults.unauthorized:
-            raise Problem(401, "invalid bearer token")
+            raise ProblemError(401, "invalid bearer token")
         if faults.rate_limited > 0:
             faults.rate_limited -= 1
-            raise Problem(429, "rate limit exceeded for the minute window")
+            raise ProblemError(429, "rate limit exceeded for the minute window")
         if faults.failing > 0 and method != "POST":
             faults.failing -= 1
-            raise Problem(503, "upstream is not available")
+            raise ProblemError(503, "upstream is not available")
         for pattern, handler in self._routes():
             found = re.fullmatch(pattern, f"{method} {path}")
             if found:
                 return handler(*found.groups(), query=query, body=body)
-        raise Problem(404, "resource not found")
+        raise ProblemError(404, "resource not found")
 
     def _routes(self) -> list[tuple[str, Callable[..., tuple[int, Any]]]]:
         one = "([^/]+)"
@@ -253,7 +253,7 @@ class FakeRunPod:
         _check(body, _POD, ["name", "image"])
         gpu = body.get("gpu")
         if not isinstance(gpu, dict) or "id" not in gpu:
-            raise Problem(400, "exactly one of gpu or cpu must be set")
+            raise ProblemError(400, "exactly one of gpu or cpu must be set")
         _only(gpu, {"id", "count", "allowedCudaVersions", "minCudaVersion"})
         self._place(body, 1, gpu["count"], gpu["id"])
         pod = self._new_pod(body, gpu["id"], gpu["count"])
@@ -262,7 +262,7 @@ class FakeRunPod:
 
     def _delete_pod(self, pod: str, **_: Any) -> tuple[int, Any]:
         if self._known(self.pods, pod).cluster is not None:
-            raise Problem(409, "the pod belongs to a cluster")
+            raise ProblemError(409, "the pod belongs to a cluster")
         if self._kept():
             return 204, None
         self._end(pod)
@@ -272,7 +272,7 @@ class FakeRunPod:
         _check(body, {"action": str}, ["action"])
         known = self._known(self.pods, pod)
         if body["action"] not in _actions(known.status):
-            raise Problem(409, f"{body['action']} is not valid while {known.status}")
+            raise ProblemError(409, f"{body['action']} is not valid while {known.status}")
         if body["action"] == "start":
             known.status = "STARTING"
         return 200, self._pod(known)
@@ -288,10 +288,10 @@ class FakeRunPod:
         compute = body["compute"]
         _only(compute, {"gpuTypeId", "gpuCountPerPod", "podCount"})
         if body["type"] not in ("APPLICATION", "TRAINING", "SLURM", "RAY"):
-            raise Problem(422, "Request validation failed.", ["type: not one of the enum"])
+            raise ProblemError(422, "Request validation failed.", ["type: not one of the enum"])
         count, gpus, gpu = compute["podCount"], compute["gpuCountPerPod"], compute["gpuTypeId"]
         if not 2 <= count <= 250:
-            raise Problem(422, "Request validation failed.", ["compute.podCount: 2 to 250"])
+            raise ProblemError(422, "Request validation failed.", ["compute.podCount: 2 to 250"])
         self._place(body, count, gpus, gpu)
         cluster = FakeCluster(f"cluster_{secrets.token_hex(4)}", body["name"], gpu, gpus, count)
         self.clusters[cluster.id] = cluster
@@ -328,7 +328,7 @@ class FakeRunPod:
 
     def _known(self, table: dict[str, Any], key: str) -> Any:
         if key not in table:
-            raise Problem(404, "resource not found")
+            raise ProblemError(404, "resource not found")
         return table[key]
 
     def _kept(self) -> bool:
@@ -340,16 +340,16 @@ class FakeRunPod:
     def _place(self, body: dict[str, Any], pods: int, gpus: int, gpu: str) -> None:
         self.bodies.append(body)
         if self.faults.no_balance:
-            raise Problem(402, "insufficient balance")
+            raise ProblemError(402, "insufficient balance")
         if self.faults.failed_creations > 0:
             self.faults.failed_creations -= 1
-            raise Problem(500, "upstream failure")
+            raise ProblemError(500, "upstream failure")
         if gpu not in PRICES or (pods, gpus) in self.faults.no_capacity:
-            raise Problem(400, "There are no longer any instances available")
+            raise ProblemError(400, "There are no longer any instances available")
         for mount in body.get("mounts", {}).get("network", []):
             volume = self.volumes.get(mount["volumeId"])
             if volume is None or volume["dataCenter"] not in body.get("dataCenterIds", []):
-                raise Problem(400, "the network volume is in another data center")
+                raise ProblemError(400, "the network volume is in another data center")
 
     def _new_pod(
         self,
@@ -386,7 +386,7 @@ class FakeRunPod:
     def _created(self, answer: Any) -> tuple[int, Any]:
         if self.faults.lost_answers > 0:
             self.faults.lost_answers -= 1
-            raise Cut
+            raise CutError
         return 201, answer
 
     def _end(self, pod: str) -> None:
@@ -475,13 +475,13 @@ def _actions(status: str) -> list[str]:
 def _only(body: dict[str, Any], known: set[str]) -> None:
     unknown = sorted(set(body) - known)
     if unknown:
-        raise Problem(422, "Request validation failed.", [f"{unknown[0]}: not allowed"])
+        raise ProblemError(422, "Request validation failed.", [f"{unknown[0]}: not allowed"])
 
 
 def _check(body: Any, known: dict[str, type], required: list[str]) -> None:
     """As ``unevaluatedProperties: false``, ``required`` and ``type`` of the schemas."""
     if not isinstance(body, dict):
-        raise Problem(422, "Request validation failed.", ["body: not an object"])
+        raise ProblemError(422, "Request validation failed.", ["body: not an object"])
     _only(body, set(known))
     errors = [f"{key}: required" for key in required if key not in body]
     errors += [f"{k}: wrong type" for k, value in body.items() if not isinstance(value, known[k])]
@@ -493,7 +493,7 @@ def _check(body: Any, known: dict[str, type], required: list[str]) -> None:
     ports = body.get("ports", [])
     errors += [f"ports: {p}" for p in ports if not re.fullmatch(r"\d+/(http|tcp)", str(p))]
     if errors:
-        raise Problem(422, "Request validation failed.", errors)
+        raise ProblemError(422, "Request validation failed.", errors)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -503,10 +503,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         return
 
-    def do_GET(self) -> None:
-        self._answer()
-
-    do_POST = do_PUT = do_DELETE = do_GET
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):
+            return self._answer
+        raise AttributeError(name)
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -519,22 +519,22 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             if self.headers.get("Authorization") not in {f"Bearer {k}" for k in self.fake.keys}:
-                raise Problem(401, "invalid bearer token")
+                raise ProblemError(401, "invalid bearer token")
             query = {key: values[0] for key, values in parse_qs(parts.query).items()}
             content = json.loads(body) if body else None
             with self.fake.lock:
                 path = parts.path.removeprefix("/v2")
                 status, answer = self.fake.handle(self.command, path, query, content)
-        except Problem as problem:
+        except ProblemError as problem:
             self._problem(problem)
-        except Cut:
+        except CutError:
             self._cut()
         else:
             if isinstance(answer, dict) and self.fake.faults.missing:
                 answer.pop(self.fake.faults.missing, None)
             self._send(status, b"" if answer is None else json.dumps(answer).encode(), {})
 
-    def _problem(self, problem: Problem) -> None:
+    def _problem(self, problem: ProblemError) -> None:
         body: dict[str, Any] = {
             "title": http.client.responses.get(problem.status, ""),
             "status": problem.status,

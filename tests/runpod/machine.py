@@ -1,4 +1,4 @@
-"""A rented machine in small: a control server of PROTOCOL's form whose job does what a test says."""
+"""A rented machine in small: its control server, and a job that a test steers."""
 
 from __future__ import annotations
 
@@ -125,7 +125,12 @@ class _Control(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         return
 
-    def do_GET(self) -> None:
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):
+            return self._answer
+        raise AttributeError(name)
+
+    def _answer(self) -> None:  # noqa: C901  # one line a path
         machine, parts = self.machine, urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -167,8 +172,6 @@ class _Control(BaseHTTPRequestHandler):
             case _:
                 return self._json(404, {"error": "no such path"})
         return self._json(202, {})
-
-    do_PUT = do_POST = do_GET
 
     def _put(self, name: str, query: dict[str, str], body: bytes) -> None:
         machine = self.machine
