@@ -83,7 +83,9 @@ def find(service: RunPod, name: str) -> list[Found]:
     return clusters + pods
 
 
-def rent(service: RunPod, record: Record, body: Mapping[str, Any], pause: Pause) -> str:
+def rent(
+    service: RunPod, record: Record, body: Mapping[str, Any], timing: Timing, pause: Pause
+) -> str:
     """Create what ``record`` describes.
 
     Where an answer is lost, the resource is looked up by its name before it is created again.
@@ -103,7 +105,7 @@ def rent(service: RunPod, record: Record, body: Mapping[str, Any], pause: Pause)
         except UnsureError:
             # What was created may take a moment to be listed.
             for _ in range(_CREATE_TRIES):
-                pause(2.0)
+                pause(timing.poll)
                 there = find(service, record.name)
                 if there:
                     return there[0].id

@@ -139,7 +139,7 @@ class Rental:
         """
         self._file.write(self.record)
         body = request_body(self.record, offer, self._options, self._service, data_centers)
-        found = rent(self._service, self.record, body, self._signals.pause)
+        found = rent(self._service, self.record, body, self._options.timing, self._signals.pause)
         self.record = self._file.update(self.record, id=found, state="created")
 
     def wait(self) -> None:

@@ -499,6 +499,7 @@ def _check(body: Any, known: dict[str, type], required: list[str]) -> None:
 class _Handler(BaseHTTPRequestHandler):
     fake: FakeRunPod
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         return
@@ -602,7 +603,9 @@ def fake_runpod(hook: Hook = lambda _pod: None) -> Iterator[FakeRunPod]:
     handler = type("Handler", (_Handler,), {"fake": fake})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     fake.url = f"http://127.0.0.1:{server.server_port}"
     try:
