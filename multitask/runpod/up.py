@@ -122,6 +122,10 @@ class _Up:
 
     def run(self) -> Outcome:
         there = existing(self._service, self._file, again=self._options.again)
+        volume = self._options.volume if there is None else there.volume
+        if volume is None and self._spec.hub is None:
+            # Else the model would go with the machine.
+            self._options = replace(self._options, download_model=True)
         plan = [] if there is not None else self._plan()
         # Until here Ctrl-C ends the program at once; from here on it is looked at between steps.
         with self._around.signals:
@@ -150,9 +154,6 @@ class _Up:
             check_variables(self._spec, first.model, self._options)
         check_sendable(self._spec, Run(self._out))
         self._centers = data_centers(self._service, self._options, chosen)
-        if self._options.volume is None and self._spec.hub is None:
-            # Else the model would go with the machine.
-            self._options = replace(self._options, download_model=True)
         if not self._around.ask(found):
             raise MultitaskError("nothing was rented, as you said")
         return chosen
