@@ -72,7 +72,6 @@ class Follower:
         self._silent_said = False
         self._stopping: float | None = None
         self._next: int | None = None
-        self._signals_before = signals.count
 
     def run(self) -> Ending:
         """Follow until the job has ended.
@@ -90,7 +89,7 @@ class Follower:
 
     def _obey(self) -> Ending | None:
         """The first signal asks the machine for a checkpoint, the second ends everything."""
-        asked = self._signals.count - self._signals_before
+        asked = self._signals.count
         if asked >= 2:
             raise StoppedBySignalError("interrupted twice: no checkpoint was waited for")
         if asked == 1 and self._stopping is None:

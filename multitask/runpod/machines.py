@@ -135,10 +135,10 @@ def wait_until_ready(
         DearerError: It costs more than planned.
         StoppedBySignalError: A signal came.
     """
-    end, before = time.monotonic() + timing.ready, signals.count
+    end = time.monotonic() + timing.ready
     seen = "nothing yet"
     while True:
-        if signals.count > before:
+        if signals.count:
             raise StoppedBySignalError("interrupted while the machines were starting")
         pods = nodes_of(service, record)
         dead = [pod for pod in pods if pod.status in api.DEAD]

@@ -129,7 +129,10 @@ class Rental:
         self.record, self._file = record, file
         self._service, self._options, self._signals = service, options, signals
         self._display, self._progress = display(record), progress
-        self._patience = Patience(signals, options.timing.poll / 5)
+        backoff = options.timing.poll / 5
+        self._patience = Patience(signals, backoff)
+        # The first signal has asked for a checkpoint, which is fetched.
+        self._fetching = Patience(signals, backoff, allowed=1)
 
     def create(self, offer: Offer, data_centers: tuple[str, ...]) -> None:
         """Rent it.
@@ -208,8 +211,8 @@ class Rental:
                 # Large files are hashed for a while; one that never is, is left there.
                 return all(entry["complete"] for entry in found) or next(looks, None) is None
 
-            self._patience.through(look)
-            paths = download(control, found, root, self._patience, self._progress)
+            self._fetching.through(look)
+            paths = download(control, found, root, self._fetching, self._progress)
             if not self.record.keep:
                 self._release(control)
         return paths

@@ -23,20 +23,23 @@ _MB = 2**20
 class Patience:
     """Tries something again while the machine does not answer."""
 
-    def __init__(self, signals: Signals, backoff: float = 1.0) -> None:
-        """Wait ``backoff`` seconds before the second try, then twice as long each time."""
-        self._signals, self._backoff = signals, backoff
+    def __init__(self, signals: Signals, backoff: float = 1.0, *, allowed: int = 0) -> None:
+        """Wait ``backoff`` seconds before the second try, then twice as long each time.
+
+        More than ``allowed`` signals end it.
+        """
+        self._signals, self._backoff, self._allowed = signals, backoff, allowed
 
     def through(self, step: Callable[[], bool]) -> None:
         """Call ``step`` until it returns true.
 
         Raises:
             UnreachableError: The machine stayed silent through all tries in a row.
-            StoppedBySignalError: A signal asked to stop.
+            StoppedBySignalError: A signal asks to stop.
         """
-        failures, signals = 0, self._signals.count
+        failures = 0
         while True:
-            if self._signals.count > signals:
+            if self._signals.count > self._allowed:
                 raise StoppedBySignalError("interrupted while files were transferred")
             try:
                 if step():

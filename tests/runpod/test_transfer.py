@@ -136,9 +136,11 @@ def test_a_file_with_another_hash_gets_no_name(run: Run, tmp_path: Path) -> None
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b"])
 def test_a_machine_cannot_write_outside_of_the_run(run: Run, tmp_path: Path, path: str) -> None:
     entry: protocol.FileEntry = {"path": path, "size": 1, "sha256": "0" * 64, "complete": True}
-    with machine_for(make_bundle(run)) as (_, control):
-        with pytest.raises(MultitaskError, match="outside of the run"):
-            download(control, [entry], tmp_path / "out", patience(), no_progress)
+    with (
+        machine_for(make_bundle(run)) as (_, control),
+        pytest.raises(MultitaskError, match="outside of the run"),
+    ):
+        download(control, [entry], tmp_path / "out", patience(), no_progress)
 
 
 def test_the_control_server_is_behind_runpod_s_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
