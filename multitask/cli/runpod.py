@@ -102,8 +102,9 @@ def up(
         list[str] | None, typer.Option(metavar="ID", help="Where, such as US-KS-2.")
     ] = None,
     min_cuda: Annotated[
-        str | None, typer.Option(help="Lowest CUDA version of a single machine's host.")
-    ] = None,
+        str,
+        typer.Option(help="Lowest CUDA version of a single machine's host; '' for any."),
+    ] = "13.0",
     download_model: Annotated[
         bool, typer.Option("--download-model", help="Fetch the trained adapter or model too.")
     ] = False,
@@ -139,7 +140,7 @@ def up(
         data_centers=tuple(data_center or ()),
         price=price,
         env=_variables(secret or [], env or []),
-        min_cuda=min_cuda,
+        min_cuda=min_cuda or None,
         detach=detach,
         keep=keep,
         download_model=download_model,
