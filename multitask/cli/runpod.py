@@ -63,6 +63,8 @@ def plan(
 
     Example: multitask runpod plan multitask.yaml --volume abc123
     """
+    from contextlib import nullcontext
+
     from multitask.runpod.client import RunPod
     from multitask.runpod.offers import usable
     from multitask.runpod.options import Options
@@ -70,8 +72,8 @@ def plan(
 
     resolved, run = _spec_and_run(spec, out, data_dir, sample)
     options = Options("", _names(shapes, spec, resolved), max_cost, max_hours, volume, price=price)
-    service = RunPod() if os.environ.get("RUNPOD_API_KEY") else None
-    found = quote(resolved, run, options, service=service, say=_say)
+    with RunPod() if os.environ.get("RUNPOD_API_KEY") else nullcontext() as service:
+        found = quote(resolved, run, options, service=service, say=_say)
     _show(found, options)
     usable(found, max_cost=max_cost, volume=volume or "to be made")
 
@@ -295,7 +297,7 @@ def list_(
     from multitask.runpod.before import records_under
     from multitask.runpod.client import RunPod
 
-    known = [record.id for _, record in records_under(runs) if record.id]
+    known = [record.id for record in records_under(runs, _say) if record.id]
     with RunPod() as service:
         rows = billed(service, known)
     if not rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from multitask.errors import InputError, MultitaskError
@@ -13,7 +14,7 @@ from multitask.runpod.client import RunPod
 from multitask.runpod.machines import Found, find, nodes_of
 from multitask.runpod.offers import Offer
 from multitask.runpod.options import Options
-from multitask.runpod.record import PREFIX, Record, RecordFile
+from multitask.runpod.record import FILE, Record, RecordFile
 from multitask.spec import Spec
 
 
@@ -177,11 +178,15 @@ def adopt(service: RunPod, planned: Record, file: RecordFile) -> Record | None:
         ) from None
 
 
-def records_under(folder: Path) -> list[tuple[Path, Record]]:
-    """The records of the runs in a folder of runs, with their directories."""
+def records_under(folder: Path, say: Callable[[str], object]) -> list[Record]:
+    """The records of the runs in a folder of runs; ``say`` is told of damaged ones."""
     found = []
-    for path in sorted(folder.glob("*/runpod.json")):
-        record = RecordFile(path.parent).read()
-        if record is not None and record.name.startswith(PREFIX):
-            found.append((path.parent, record))
+    for path in sorted(folder.glob(f"*/{FILE}")):
+        try:
+            record = RecordFile(path.parent).read()
+        except InputError as error:
+            say(f"warning: {error}")
+            continue
+        if record is not None:
+            found.append(record)
     return found

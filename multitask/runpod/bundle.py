@@ -20,7 +20,10 @@ from multitask.run import Run
 from multitask.runpod.record import FILE, PREFIX
 from multitask.spec import Spec
 
-_LEFT_HERE = frozenset({"model", "evaluation", "logs", "wandb", "report.html", "report.md"})
+SCRATCH = frozenset({"attempts", "machine", "prepared", "wandb"})
+"""What a training leaves in a run that is of use where it was trained only."""
+
+_LEFT_HERE = SCRATCH | {"model", "evaluation", "logs", "report.html", "report.md"}
 _LEFT_HERE_FILES = frozenset({FILE, BUNDLE_FILE})
 _ID_LENGTH = 48
 

@@ -71,6 +71,7 @@ class Follower:
         self._restarted: set[str] = set()
         self._silent_said = False
         self._stopping: float | None = None
+        self._told = False
         self._next: int | None = None
 
     def run(self) -> Ending:
@@ -98,10 +99,12 @@ class Follower:
                 "stopping: the machine saves a checkpoint, then results are fetched and it is "
                 "removed; Ctrl-C again removes it at once"
             )
+        if self._stopping is not None and not self._told:
             try:
                 self._control.stop("interrupted by the user")
+                self._told = True
             except UnreachableError as error:
-                return Ending("stopped", f"the machine could not be asked to stop: {error}")
+                self._silent(str(error))
         if self._stopping is not None and self._clock() - self._stopping > self._timing.stop:
             return Ending("stopped", "the machine did not stop in time")
         return None

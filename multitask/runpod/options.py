@@ -25,7 +25,7 @@ class Timing:
         gone: For a removal to be confirmed.
     """
 
-    ready: float = 1800.0
+    ready: float = 1200.0
     poll: float = 5.0
     events: float = 5.0
     platform: float = 30.0

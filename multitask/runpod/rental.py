@@ -11,7 +11,7 @@ from pathlib import Path
 from multitask.machine import protocol
 from multitask.run import Run
 from multitask.runpod import api
-from multitask.runpod.bundle import Bundle, machine_name, run_id
+from multitask.runpod.bundle import SCRATCH, Bundle, machine_name, run_id
 from multitask.runpod.client import RunPod
 from multitask.runpod.control import Control, RefusedError, UnreachableError, control_url
 from multitask.runpod.follow import Display, Ending, Follower
@@ -27,7 +27,14 @@ _PORTS = (f"{protocol.DEFAULT_PORT}/http", "8888/http", "22/tcp")
 
 
 def new_record(
-    run: Run, bundle: Bundle, offer: Offer, options: Options, *, max_cost: float, spent: float
+    run: Run,
+    bundle: Bundle,
+    offer: Offer,
+    options: Options,
+    *,
+    max_cost: float,
+    spent: float,
+    begun: float,
 ) -> Record:
     """Describe what is about to be rented.
 
@@ -38,11 +45,12 @@ def new_record(
         options: The user's choices.
         max_cost: USD that the whole run may cost.
         spent: USD of machines before this one.
+        begun: Unix time at which the first of them was asked for.
     """
     now = time.time()
     seconds = (max_cost - spent) / offer.usd_per_hour * 3600
     if options.max_hours is not None:
-        seconds = min(seconds, options.max_hours * 3600)
+        seconds = min(seconds, begun + options.max_hours * 3600 - now)
     identity = run_id(run, bundle)
     return Record(
         run_id=identity,
@@ -255,7 +263,8 @@ def results(
 
     def keep(path: str) -> bool:
         if not path.startswith("model/"):
-            return not any(part.startswith(".") for part in path.split("/"))
+            parts = path.split("/")
+            return parts[0] not in SCRATCH and not any(part.startswith(".") for part in parts)
         step = _checkpoint(path)
         return model and (step < 0 or (stopped and step == newest))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,12 @@ from multitask.runpod.built import build_for, look
 from multitask.runpod.bundle import Bundle, check_sendable, make_bundle
 from multitask.runpod.client import RunPod
 from multitask.runpod.follow import Display, Ending
-from multitask.runpod.machines import DearerError, HalfCreatedError, StoppedBySignalError
+from multitask.runpod.machines import (
+    DearerError,
+    HalfCreatedError,
+    StillBilledError,
+    StoppedBySignalError,
+)
 from multitask.runpod.offers import Offer, offers, shapes_for, usable
 from multitask.runpod.options import Options
 from multitask.runpod.problems import NoCapacityError, ServiceError
@@ -118,6 +124,9 @@ class _Up:
         self._file = RecordFile(out)
         self._service = around.service
         self._spent = 0.0
+        self._begun = time.time()
+        self._resumes = False
+        self._repriced: set[str] = set()
         self._max_cost: float | None = None
 
     def run(self) -> Outcome:
@@ -140,6 +149,7 @@ class _Up:
             if not self._worth_again(outcome, plan, failures):
                 return self._finish(outcome)
             self._spent = rental.record.total()
+            self._resumes = self._options.volume is not None
             self._around.say("renting again: the run goes on from its newest checkpoint")
 
     # --- before
@@ -225,7 +235,16 @@ class _Up:
         if limit is None:
             raise InputError("no limit is known", where="--max-cost", fix="give one")
         self._max_cost = limit
-        record = new_record(run, bundle, offer, self._options, max_cost=limit, spent=self._spent)
+        self._require_rest(offer, limit)
+        record = new_record(
+            run,
+            bundle,
+            offer,
+            self._options,
+            max_cost=limit,
+            spent=self._spent,
+            begun=self._begun,
+        )
         adopted = adopt(self._service, record, self._file)
         rental = self._rental(adopted or record)
         if adopted is None:
@@ -237,6 +256,21 @@ class _Up:
             self._spent += rental.record.cost()
             raise
         return rental, bundle
+
+    def _require_rest(self, offer: Offer, limit: float) -> None:
+        """Refuse a shape that what is left of the budget does not carry to the end.
+
+        Raises:
+            HalfCreatedError: It does not; the next may.
+        """
+        least = 2 * offer.reserve_usd
+        if not self._resumes and offer.needed is not None:
+            least = offer.needed
+        left = limit - self._spent
+        if self._spent and left < least:
+            raise HalfCreatedError(
+                f"${left:,.2f} of the limit of ${limit:,.2f} are left, and it needs ${least:,.2f}"
+            )
 
     def _create(self, rental: Rental, offer: Offer) -> None:
         self._around.say(f"renting {offer.shape}: {offer.kind} {rental.record.name}")
@@ -257,8 +291,9 @@ class _Up:
 
     def _agreed(self, offer: Offer, error: DearerError) -> Offer:
         """The offer at its real price, when that is within the budget and the user agrees."""
-        if "billed" in offer.price:
+        if offer.shape in self._repriced:
             raise error
+        self._repriced.add(offer.shape)
         dearer = offer.at_price(error.usd_per_hour, "as RunPod billed it a moment ago")
         usable([dearer], max_cost=self._options.max_cost, volume=self._options.volume)
         with self._around.signals.off():
@@ -275,26 +310,30 @@ class _Up:
 
     def _carry(self, rental: Rental, bundle: Bundle, *, started: bool = False) -> Outcome:
         """From a machine that answers to its removal."""
-        leave = False
         try:
             if not started:
                 rental.start(bundle)
             if self._options.detach:
-                leave = True
                 return Outcome(rental.record, None)
             ending = rental.follow()
             files: list[str] = []
             if ending.phase != "dead":
                 wanted = self._options.download_model
                 files = rental.fetch(bundle, self._out, model=wanted)
-            leave = rental.record.keep and ending.phase != "dead"
-            return Outcome(rental.record, ending, tuple(files))
-        except MultitaskError as error:
+        except BaseException as error:
+            self._remove_after(rental, error)
+            raise
+        if not rental.record.keep or ending.phase == "dead":
+            rental.remove()
+        return Outcome(rental.record, ending, tuple(files))
+
+    def _remove_after(self, rental: Rental, error: BaseException) -> None:
+        """Remove after an error; where that fails too, both are said."""
+        try:
+            rental.remove()
+        except StillBilledError:
             self._around.say(f"error: {error}")
             raise
-        finally:
-            if not leave:
-                rental.remove()
 
     def _worth_again(self, outcome: Outcome, plan: list[Offer], failures: int) -> bool:
         """Whether new machines may finish what dead ones began."""
@@ -306,12 +345,11 @@ class _Up:
             return False
         if failures > self._options.retries or self._max_cost is None:
             return False
-        left = self._max_cost - outcome.record.total()
+        self._around.say(f"the machines are lost: {ending.why}")
         needed = plan[0].reserve_usd * 2
         if self._options.volume is None:
-            needed += plan[0].usd or 0.0  # it begins anew
-        self._around.say(f"the machines are lost: {ending.why}")
-        return left > needed
+            needed = plan[0].needed or needed  # it begins anew
+        return self._max_cost - outcome.record.total() > needed
 
     def _finish(self, outcome: Outcome) -> Outcome:
         ending = outcome.ending

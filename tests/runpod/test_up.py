@@ -13,8 +13,16 @@ import pytest
 
 from multitask.errors import InputError, MultitaskError
 from multitask.machine import protocol
-from multitask.runpod.machines import DearerError, StillBilledError, StoppedBySignalError
+from multitask.runpod.client import RunPod
+from multitask.runpod.machines import (
+    DearerError,
+    HalfCreatedError,
+    StillBilledError,
+    StoppedBySignalError,
+)
 from multitask.runpod.problems import ServiceError
+from multitask.runpod.up import Surroundings, _Up, quote
+from multitask.spec import load_spec
 from tests.runpod.conftest import FAST, Driver, Fleet
 from tests.runpod.fake import KEY, FakeRunPod
 
@@ -482,3 +490,75 @@ def test_results_that_nobody_would_fetch_are_refused(drive: Drive, fake: FakeRun
     with pytest.raises(InputError, match="nobody would fetch the results"):
         drive("1x8-a100-80gb").up(detach=True, volume=None)
     assert fake.ledger == []
+
+
+def test_a_wish_to_stop_survives_a_proxy_that_is_away(
+    drive: Drive, fake: FakeRunPod, fleet: Fleet
+) -> None:
+    fleet.settings = {"hold": True}
+    driver = drive()
+
+    def back() -> None:
+        fake.faults.proxy_down = False
+
+    def on_status(status: Any) -> None:
+        if status["phase"] == "training" and not driver.signals.count:
+            fake.faults.proxy_down = True
+            driver.signals.count += 1
+            threading.Timer(0.2, back).start()
+
+    driver.on_status = on_status
+    with pytest.raises(StoppedBySignalError):
+        driver.up()
+    assert fleet.made[0].stopped
+    assert (driver.run / "logs" / "train.log").is_file()
+    assert fake.billing == []
+
+
+def test_a_machine_in_place_of_a_dead_one_has_the_same_end(
+    drive: Drive, fake: FakeRunPod, fleet: Fleet
+) -> None:
+    fleet.settings = {"hold": True}
+    driver = drive("1x8-a100-80gb")
+
+    def on_status(status: Any) -> None:
+        if status["phase"] == "training" and len(fleet.made) == 1:
+            fleet.settings = {}
+            fake.kill(fleet.made[0].pod.id)
+
+    driver.on_status = on_status
+    driver.up(max_hours=2.0, max_cost=500.0)
+    ends = [float(body["env"][protocol.ENV_DEADLINE]) for body in fake.bodies]
+    assert ends[1] == pytest.approx(ends[0], abs=2)
+
+
+def test_what_is_left_of_the_budget_must_carry_the_next_shape(drive: Drive) -> None:
+    driver = drive()
+    with RunPod() as service:
+        around = Surroundings(
+            service, lambda _: True, print, lambda _: driver, lambda *_: None, driver.signals
+        )
+        spec = load_spec(driver.run)
+        up = _Up(spec, driver.run, driver.options(), around)
+        (offer,) = quote(spec, driver.run, driver.options(), service=None, say=print)
+        assert offer.needed is not None
+        up._spent = 1.0
+        up._require_rest(offer, offer.needed + 1.0)
+        with pytest.raises(HalfCreatedError, match="are left, and it needs"):
+            up._require_rest(offer, offer.needed + 0.9)
+
+
+def test_a_failed_removal_after_an_error_says_both(
+    drive: Drive, fake: FakeRunPod, fleet: Fleet
+) -> None:
+    fleet.settings = {"hold": True}
+    driver = drive()
+    fake.faults.keep_deleted = 10_000
+
+    def on_status(status: Any) -> None:
+        driver.signals.count = 2
+
+    driver.on_status = on_status
+    with pytest.raises(StillBilledError, match="COULD NOT BE CONFIRMED"):
+        driver.up(timing=replace(FAST, gone=0.2))
+    assert any(line.startswith("error: interrupted twice") for line in driver.said)
