@@ -117,7 +117,10 @@ class Control:
             if "received" not in error.body:  # an earlier request of ours is still being written
                 raise UnreachableError(str(error.body.get("error")), where=f"PUT {path}") from None
             found = error.body
-        return int(found["received"])
+        received = found.get("received")
+        if not isinstance(received, int):
+            raise MultitaskError("has no 'received'", where=f"PUT {path}")
+        return received
 
     @contextmanager
     def get(self, path: str, *, offset: int = 0) -> Iterator[Iterator[bytes]]:
@@ -146,7 +149,10 @@ class Control:
     def events(self, start: int, wait: float) -> protocol.EventPage:
         """Events from number ``start`` on; waits for the first one up to ``wait`` seconds."""
         query = {"from": str(start), "wait": f"{min(wait, protocol.MAX_WAIT):g}"}
-        return cast(protocol.EventPage, self._json("GET", protocol.EVENTS_PATH, query=query))
+        found = self._json("GET", protocol.EVENTS_PATH, query=query)
+        if not isinstance(found.get("events"), list) or not isinstance(found.get("next"), int):
+            raise MultitaskError("has no 'events'", where=f"GET {protocol.EVENTS_PATH}")
+        return cast(protocol.EventPage, found)
 
     def logs(self, start: int) -> tuple[str, int]:
         """The log from byte ``start`` on, and the byte to ask for next."""

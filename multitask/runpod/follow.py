@@ -19,6 +19,7 @@ from multitask.runpod.record import Record
 from multitask.runpod.signals import Signals
 
 _LAST_EVENTS = 20
+_SURELY_GONE = 2
 
 
 class Display(Protocol):
@@ -68,6 +69,8 @@ class Follower:
         self._heard = self._clock()
         self._looked = float("-inf")
         self._unhealthy: float | None = None
+        self._mute: float | None = None
+        self._gone = 0
         self._restarted: set[str] = set()
         self._silent_said = False
         self._stopping: float | None = None
@@ -118,7 +121,7 @@ class Follower:
         except UnreachableError as error:
             self._silent(str(error))
             return None
-        self._heard, self._silent_said = self._clock(), False
+        self._heard, self._mute, self._silent_said = self._clock(), None, False
         for event in page["events"]:
             self._display.event(event)
         self._next = page["next"]
@@ -145,18 +148,31 @@ class Follower:
         except ServiceError as error:
             if error.status in (401, 403):
                 raise
-            return None  # the network is gone here; the machine has its own timers
+            # The network is gone here; the machine has its own timers. Silence is counted from
+            # where it is back.
+            self._mute = None
+            return None
         problem = self._problem(pods)
-        if problem is None and now - self._heard > self._timing.silence:
-            return self._dead("the control server is silent")
         if problem is None:
             self._unhealthy = None
-            return None
+            return self._muteness(now)
         if self._unhealthy is None:
             self._unhealthy = now
             self._display.say(problem)
-        if not pods or now - self._unhealthy > self._timing.silence or self._record.kind == "pod":
+        self._gone = 0 if pods else self._gone + 1
+        lasts = now - self._unhealthy > self._timing.silence
+        if self._gone >= _SURELY_GONE or lasts or (pods and self._record.kind == "pod"):
             return self._dead(problem)
+        return None
+
+    def _muteness(self, now: float) -> Ending | None:
+        """Machines that run while their control server says nothing."""
+        if now - self._heard <= 2 * self._timing.poll:
+            return None
+        if self._mute is None:
+            self._mute = now
+        if now - self._mute > self._timing.silence:
+            return self._dead("the control server is silent")
         return None
 
     def _dead(self, why: str) -> Ending:

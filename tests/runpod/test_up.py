@@ -562,3 +562,47 @@ def test_a_failed_removal_after_an_error_says_both(
     with pytest.raises(StillBilledError, match="COULD NOT BE CONFIRMED"):
         driver.up(timing=replace(FAST, gone=0.2))
     assert any(line.startswith("error: interrupted twice") for line in driver.said)
+
+
+def test_a_long_cut_of_the_network_is_no_silence_of_the_machine(
+    drive: Drive, fake: FakeRunPod, fleet: Fleet
+) -> None:
+    fleet.settings = {"hold": True}
+    driver = drive()
+    cut = threading.Event()
+
+    def back() -> None:
+        # First RunPod answers again, and the machine's proxy a moment later.
+        fake.faults.proxy_down, fake.faults.network_down = True, False
+        threading.Timer(0.3, whole).start()
+
+    def whole() -> None:
+        fake.faults.proxy_down = False
+        fleet.made[0].hold.clear()
+
+    def on_status(status: Any) -> None:
+        if status["phase"] == "training" and not cut.is_set():
+            cut.set()
+            fake.faults.network_down = True
+            threading.Timer(4 * FAST.silence, back).start()
+
+    driver.on_status = on_status
+    outcome = driver.up()
+    assert outcome.ending is not None
+    assert outcome.ending.phase == "done"
+    assert len(fleet.made) == 1
+
+
+def test_a_machine_that_stays_silent_is_removed(
+    drive: Drive, fake: FakeRunPod, fleet: Fleet
+) -> None:
+    fleet.settings = {"hold": True}
+    driver = drive()
+
+    def on_status(status: Any) -> None:
+        fake.faults.proxy_down = status["phase"] == "training"
+
+    driver.on_status = on_status
+    with pytest.raises(MultitaskError, match="the control server is silent"):
+        driver.up(retries=0)
+    assert fake.billing == []
