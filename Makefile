@@ -45,11 +45,12 @@ rehearsal: $(VENV)/.installed  ## Rehearse the 3x4 cluster on this machine, with
 	$(VENV)/bin/multitask build-config configs/examples/default.yaml --sample --no-validate --out runs/rehearsal
 	$(VENV)/bin/multitask rehearse runs/rehearsal --kill node:1@step:5
 
-lint: $(VENV)/.installed  ## ruff and mypy --strict
+lint: $(VENV)/.installed  ## ruff, mypy --strict, shellcheck, hadolint
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(VENV)/bin/shellcheck .ci/run
+	$(VENV)/bin/shellcheck .ci/run docker/*.sh
+	$(VENV)/bin/hadolint docker/Dockerfile
 
 format: $(VENV)/.installed  ## Let ruff format and fix what it can
 	$(RUN) ruff format .

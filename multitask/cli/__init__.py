@@ -13,6 +13,7 @@ from multitask.cli.estimate import estimate
 from multitask.cli.evaluate import evaluate
 from multitask.cli.export import export
 from multitask.cli.init import init
+from multitask.cli.machine import machine
 from multitask.cli.prepare import prepare
 from multitask.cli.push import push
 from multitask.cli.quickstart import quickstart
@@ -48,6 +49,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(runpod)
+app.command(hidden=True)(machine)
 
 
 def _show_version(wanted: bool) -> None:

@@ -138,7 +138,7 @@ def rehearse(
     try:
         with result.checks.check("model and data in small", needed=True) as check:
             result.changes = stage_rehearsal(run, calm.root, sizes)
-            _follow_layout(calm, result, cluster)
+            follow_layout(calm, result, cluster)
             if hangs:
                 why = "a hang is noticed by its timeout"
                 result.changes.append(
@@ -175,7 +175,7 @@ def _layout(wishes: Wishes, cluster: Cluster, config: dict[str, Any]) -> tuple[i
     return nodes, procs
 
 
-def _follow_layout(calm: Run, result: Rehearsal, cluster: Cluster) -> None:
+def follow_layout(calm: Run, result: Rehearsal, cluster: Cluster) -> None:
     """Fit the mesh and the batch to fewer ranks than the cluster has, and say so."""
     if (result.nodes, result.procs) == (cluster.nodes, max(1, cluster.gpus_per_node)):
         return

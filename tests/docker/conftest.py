@@ -1,0 +1,96 @@
+"""The image in small: an environment with some of its real pins, and our steps run in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.docker.dockerfile import ROOT, arguments, of
+
+# Some of what Axolotl 0.19's image has, older than the newest so that a careless install moves it.
+PINS = ["numpy==1.26.4", "pydantic==2.10.6", "pyyaml==6.0.2", "httpx==0.27.2", "starlette==0.47.3"]
+
+
+UV = str(Path(sys.executable).parent / "uv")  # from the package uv
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image that was built in folders.
+
+    Attributes:
+        root: What stands for /.
+        python: The environment of "Axolotl".
+        worker: The serverless worker's.
+        output: What the steps said.
+    """
+
+    root: Path
+    python: Path
+    worker: Path
+    output: str
+
+
+def freeze(python: Path) -> set[str]:
+    """Packages with their versions."""
+    done = subprocess.run(
+        [UV, "pip", "freeze", "--python", str(python)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.splitlines())
+
+
+def run_steps(root: Path, python: Path, *, skip: str = "", **more: str) -> tuple[int, str]:
+    """Run the Dockerfile's RUN steps as docker would, with other build arguments."""
+    environment = {
+        **os.environ,
+        **arguments(),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHON": str(python),
+        "PREFIX": str(root / "opt" / "multitask"),
+        "SOURCE": str(ROOT),
+        "EXTRAS": "runpod",  # the training's own packages are gigabytes
+        **more,
+    }
+    output = ""
+    for step in of("RUN"):
+        command = " && ".join(
+            part for part in step.text.split(" && ") if not skip or skip not in part
+        )
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        output += done.stdout
+        if done.returncode:
+            return done.returncode, output
+    return 0, output
+
+
+def make_environment(folder: Path) -> Path:
+    """An environment with the pins; as in the image, without pip."""
+    subprocess.run([UV, "venv", "-q", "--python", sys.executable, str(folder)], check=True)
+    python = folder / "bin" / "python"
+    subprocess.run([UV, "pip", "install", "-q", "--python", str(python), *PINS], check=True)
+    return python
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """The image, built once."""
+    root = tmp_path_factory.mktemp("image")
+    python = make_environment(root / "workspace" / "axolotl-venv")
+    # An account of this machine is not a test's to make.
+    code, output = run_steps(root, python, skip='install.sh" user')
+    assert code == 0, output
+    return Image(root, python, root / "opt" / "multitask" / "worker" / "bin" / "python", output)
