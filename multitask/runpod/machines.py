@@ -140,7 +140,7 @@ def wait_until_ready(
     while True:
         if signals.count:
             raise StoppedBySignalError("interrupted while the machines were starting")
-        pods = nodes_of(service, record)
+        pods = _nodes_or_none(service, record, show)
         dead = [pod for pod in pods if pod.status in api.DEAD]
         if dead:
             raise HalfCreatedError(f"pod {dead[0].id} is {dead[0].status} before it was ready")
@@ -157,6 +157,17 @@ def wait_until_ready(
         if time.monotonic() > end:
             raise HalfCreatedError(f"not ready after {timing.ready / 60:.0f} min: {seen}")
         signals.pause(timing.poll)
+
+
+def _nodes_or_none(service: RunPod, record: Record, show: Say) -> list[api.Pod]:
+    """The pods; none while the service cannot be reached, which the time limit ends."""
+    try:
+        return nodes_of(service, record)
+    except ServiceError as error:
+        if 400 <= error.status < 500:
+            raise
+        show(f"no answer from RunPod ({error.detail}); trying again")
+        return []
 
 
 def _primary(pods: list[api.Pod], record: Record) -> api.Pod | None:
@@ -184,16 +195,19 @@ def remove(service: RunPod, record: Record, timing: Timing, pause: Pause) -> Non
     why = "it is still listed"
     while True:
         try:
-            left = find(service, record.name)
-            if record.id and not any(found.id == record.id for found in left):
-                left.append(Found(record.kind, record.id, record.name))
+            # What is known goes first: a listing may fail where a deletion does not.
+            left = [Found(record.kind, record.id, record.name)] if record.id else []
             for found in left:
                 service.delete(found.kind, found.id)
+            for found in find(service, record.name):
+                if found not in left:
+                    left.append(found)
+                    service.delete(found.kind, found.id)
             if all(_is_gone(service, found) for found in left) and not find(service, record.name):
                 return
-        except ServiceError as error:
-            why = error.detail
-            if error.status in (401, 403):
+        except MultitaskError as error:
+            why = str(error).splitlines()[0]
+            if isinstance(error, ServiceError) and error.status in (401, 403):
                 raise StillBilledError(record, why) from error
         if time.monotonic() > end:
             raise StillBilledError(record, why)

@@ -15,7 +15,7 @@ from multitask.runpod.signals import Signals
 
 Progress = Callable[[str, int, int | None, str], None]
 
-_TRIES = 8
+_TRIES = 12
 _PARTIAL = ".partial"
 _MB = 2**20
 

@@ -606,3 +606,40 @@ def test_a_machine_that_stays_silent_is_removed(
     with pytest.raises(MultitaskError, match="the control server is silent"):
         driver.up(retries=0)
     assert fake.billing == []
+
+
+def test_a_cut_while_machines_start_is_waited_out(
+    drive: Drive, fake: FakeRunPod, fleet: Fleet
+) -> None:
+    driver = drive()
+    handle = fake.handle
+
+    def back() -> None:
+        fake.faults.network_down = False
+
+    def cut_once(method: str, path: str, *rest: Any) -> Any:
+        if path.endswith("/pods") and path.startswith("/clusters/") and fake.handle is not handle:
+            fake.handle = handle  # type: ignore[method-assign]
+            fake.faults.network_down = True
+            threading.Timer(0.8, back).start()
+        return handle(method, path, *rest)
+
+    fake.handle = cut_once  # type: ignore[method-assign]
+    driver.up()
+    assert any("no answer from RunPod" in line for line in driver.said)
+    assert len(fake.bodies) == 1
+    assert fake.billing == []
+
+
+def test_a_removal_needs_no_listing_that_can_be_read(
+    drive: Drive, fake: FakeRunPod, fleet: Fleet
+) -> None:
+    driver = drive()
+
+    def on_status(status: Any) -> None:
+        fake.faults.missing = "clusters"
+
+    driver.on_status = on_status
+    with pytest.raises(StillBilledError, match="'clusters'"):
+        driver.up(timing=replace(FAST, gone=0.2))
+    assert fake.billing == []
