@@ -20,6 +20,7 @@ from multitask.cli.push import push
 from multitask.cli.quickstart import quickstart
 from multitask.cli.rehearse import rehearse
 from multitask.cli.report import report
+from multitask.cli.runpod import runpod
 from multitask.cli.train import train
 from multitask.errors import MultitaskError
 
@@ -49,6 +50,7 @@ for command in (
     push,
 ):
     app.command()(command)
+app.add_typer(runpod)
 app.command(hidden=True)(machine)
 
 

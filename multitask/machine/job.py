@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 
@@ -65,6 +66,7 @@ class Job:
                 where=root,
                 fix="create the job under another run id",
             )
+        self._take_over()
         self._exchange = Exchange(root)
         self._commands, self._environ, self._check_seconds = commands, environ, check_seconds
         self._agent = Agent(self._exchange, settings.place, commands, log, environ)
@@ -178,6 +180,25 @@ class Job:
         """Tell the other nodes that the machines go."""
         if self.settings.place.nodes > 1:
             self._exchange.give("end")
+
+    def _take_over(self) -> None:
+        """On a volume may lie a job that ended on machines rented before: it can go on here.
+
+        One that was stopped or failed waits for its client again; the results of one that is done
+        wait for it a grace's time from now.
+        """
+        rental = hashlib.sha256(self.settings.token.encode()).hexdigest()[:16]
+        now = self.state.now
+        if now.final and now.rental != rental:
+            self.log.say(f"the job was {now.phase} on machines rented before")
+            if now.phase == "done":
+                self.state.set(rental=rental, phase="done", ended_at=time.time())
+            else:
+                again: Phase = "waiting"
+                self.state.set(
+                    rental=rental, phase=again, ended_at=None, error=None, exit_code=None
+                )
+        self.state.set(rental=rental)
 
     def _go_on(self) -> None:
         """After a restart of the container: what was being done is done again."""

@@ -64,6 +64,7 @@ class JobState:
         loss: The last training loss.
         tasks: The newest metrics of each task.
         attempt: Number of the launch.
+        rental: Tells the machines that were rented for it from those before.
     """
 
     bundle: str
@@ -77,6 +78,7 @@ class JobState:
     loss: float | None = None
     tasks: dict[str, dict[str, float]] | None = None
     attempt: int = 0
+    rental: str = ""
 
     @property
     def final(self) -> bool:

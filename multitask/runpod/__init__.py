@@ -1,0 +1,1 @@
+"""Renting machines from RunPod: plan, rent, upload, follow, download, remove."""
