@@ -23,7 +23,7 @@ from multitask.spec import Spec
 SCRATCH = frozenset({"attempts", "machine", "prepared", "wandb"})
 """What a training leaves in a run that is of use where it was trained only."""
 
-_LEFT_HERE = SCRATCH | {"model", "evaluation", "logs", "report.html", "report.md"}
+_LEFT_HERE = SCRATCH | {"model", "evaluation", "logs", "rehearsal", "report.html", "report.md"}
 _LEFT_HERE_FILES = frozenset({FILE, BUNDLE_FILE})
 _ID_LENGTH = 48
 

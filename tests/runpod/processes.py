@@ -1,4 +1,4 @@
-"""Rented machines as processes of this one, each running what the image's entrypoint starts."""
+"""Rented machines as processes of this one, each running the image's entrypoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARK = "MULTITASK_TEST_MACHINE"
 
 
 class ProcessMachine:
-    """One pod: ``python -m multitask.machine`` with the pod's variables and a folder as volume.
+    """One pod: ``docker/entrypoint.sh`` with the pod's variables, and folders as ``/`` and volume.
 
     Attributes:
         port: Of its control server, on node 0.
@@ -39,6 +39,10 @@ class ProcessMachine:
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "PYTHONPATH": str(_ROOT),
+            "MULTITASK_ROOT": str(folder / f"root-{pod.id}"),
+            "MULTITASK_PYTHON": sys.executable,
+            "MULTITASK_USER": "root",
+            "MULTITASK_CRASH_SECONDS": "1",
             "PATH": os.environ["PATH"],
             _MARK: pod.id,
         }
@@ -47,7 +51,7 @@ class ProcessMachine:
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "multitask.machine"],
+                ["bash", str(_ROOT / "docker" / "entrypoint.sh")],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environ,

@@ -67,6 +67,8 @@ def test_a_bundle_is_what_a_training_needs(run: Run) -> None:
 def test_a_run_s_id_is_the_same_for_the_same_files(run: Run) -> None:
     first = run_id(run, make_bundle(run))
     (run.root / "logs" / "later.log").write_text("x")
+    (run.root / "rehearsal").mkdir()
+    (run.root / "rehearsal" / "rehearsal.json").write_text("{}")
     assert run_id(run, make_bundle(run)) == first
     assert first.startswith("my-run-")
     assert protocol.check_run_id(first) == first
