@@ -42,8 +42,9 @@ class Remover:
     def remove(self) -> None:
         """Remove the cluster (node 0 of several) or this machine; tries until it works.
 
-        Where the cluster cannot be removed after some tries, this machine removes itself alone;
-        the other nodes then do the same when they see that node 0 is gone.
+        Where that cannot be done, cluster and machine are tried in turn: a pod's key may have no
+        right to delete clusters, and RunPod refuses to delete a single node of one (409). The
+        other nodes do the same, themselves first, when they see that node 0 is gone.
 
         Raises:
             MultitaskError: There is nothing to remove it with.
@@ -55,11 +56,11 @@ class Remover:
                 fix="delete it in the console, or with `multitask runpod down`",
             )
         place = self._settings.place
-        wants_cluster = place.nodes > 1 and place.node == 0
+        first = _CLUSTER_TRIES if place.node == 0 else 0
         wait, tries = _FIRST_WAIT, 0
         while True:
             tries += 1
-            whole = wants_cluster and tries <= _CLUSTER_TRIES
+            whole = place.nodes > 1 and (tries <= first or tries % 2 == 0)
             try:
                 self._remove_cluster() if whole else self._remove_pod()
             except (httpx.HTTPError, MultitaskError) as error:

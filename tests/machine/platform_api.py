@@ -21,6 +21,7 @@ class PlatformApi:
         clusters: Clusters by id.
         failures: How many deletions are answered with 503 before one succeeds.
         forbid_clusters: Whether a pod's key may not delete clusters.
+        members_stay: Whether a single pod is refused, as RunPod refuses a node of a cluster.
         requests: Every request so far.
         deleted: What was deleted, in order.
     """
@@ -29,6 +30,7 @@ class PlatformApi:
     clusters: dict[str, dict[str, object]] = field(default_factory=dict)
     failures: int = 0
     forbid_clusters: bool = False
+    members_stay: bool = False
     requests: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     url: str = ""
@@ -60,6 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, things[name]) if name in things else self._send(404, {})
         if kind == "clusters" and api.forbid_clusters:
             return self._send(403, {"title": "Forbidden"})
+        if kind == "pods" and api.members_stay:
+            return self._send(409, {"title": "Conflict"})
         if api.failures > 0:
             api.failures -= 1
             return self._send(503, {"title": "Unavailable"})

@@ -81,6 +81,22 @@ def test_a_key_that_may_not_remove_clusters_removes_its_pod(
     assert "403" in said[0]
 
 
+def test_a_node_that_cannot_be_deleted_alone_removes_the_cluster(
+    settings: Settings, api: PlatformApi
+) -> None:
+    api.members_stay = True
+    remove(replace(settings, place=Place(1, 2), pod_id="pod-1"))
+    assert api.deleted == ["clusters/mine"]
+
+
+def test_the_cluster_is_tried_until_the_platform_is_back(
+    settings: Settings, api: PlatformApi
+) -> None:
+    api.members_stay, api.failures = True, 6  # longer than the first tries at the cluster
+    remove(settings)
+    assert api.deleted == ["clusters/mine"]
+
+
 def test_what_is_gone_already_is_removed(settings: Settings, api: PlatformApi) -> None:
     api.pods.clear()
     remove(replace(settings, place=Place()))
