@@ -187,7 +187,7 @@ class _Rehearsing:
             result.lost = steps_lost(rough)
             check.detail = (
                 f"{len(result.lost)} restart{'s' * (len(result.lost) != 1)}, "
-                f"{sum(result.lost)} steps trained again, {machines.seconds:.0f} s"
+                f"steps trained again: {sum(result.lost)}, {machines.seconds:.0f} s"
             )
             missing = [fault.name for fault in faults if not fault.happened(root / "faults")]
             if missing:
