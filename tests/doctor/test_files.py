@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 
@@ -148,7 +147,7 @@ def test_another_multitask_in_a_training_s_way_is_a_problem(
     other.mkdir(parents=True)
     (other / "__init__.py").touch()
     (other / "plugin.py").touch()
-    monkeypatch.setenv("PYTHONPATH", f"{other.parent}{os.pathsep}{os.environ['PYTHONPATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
     check = plugin_check(find_plugin(open_subject(built.root)))
     assert check.state == "problem"
     assert f"a training would take {other}" in check.found
