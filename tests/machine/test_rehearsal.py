@@ -37,6 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.train
+@pytest.mark.slow  # tests/runpod/test_end_to_end.py goes the same way, with the client's side too
 def test_a_node_dies_and_the_run_is_trained_evaluated_and_torn_down(
     machines: Callable[..., Machines], api: PlatformApi, files: dict[str, bytes]
 ) -> None:
