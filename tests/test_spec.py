@@ -127,6 +127,7 @@ def test_every_key_of_the_spec_is_named_in_the_example(example: str) -> None:
     missing = [
         f"{top}: {key}"
         for top, field in Spec.model_fields.items()
+        if top != "general"  # a task as under `tasks`
         for key in keys_below(field.annotation)
         if not re.search(rf"\b{key}:", blocks[top])
     ]
