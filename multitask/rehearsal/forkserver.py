@@ -157,7 +157,11 @@ class _Server:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
-        message, files = _receive(client)
+        request = _receive(client)
+        if request is None:
+            client.close()
+            return
+        message, files = request
         pid = os.fork()
         if pid == 0:
             others = [self._listener, client, *self._clients.values()]
@@ -185,14 +189,24 @@ class _Server:
             client.close()
 
 
-def _receive(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """A request: arguments, environment and folder; files of output, error and namespace."""
+def _receive(client: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """A request: arguments, environment and folder; files of output, error and namespace.
+
+    None where the client was killed before it had said all: nobody waits for an answer.
+    """
     handles = array.array("i")
     data, ancillary, _, _ = client.recvmsg(_MESSAGE, socket.CMSG_LEN(3 * handles.itemsize))
     for _level, _kind, content in ancillary:
         handles.frombytes(content)
     while not data.endswith(b"\n"):
-        data += client.recv(_MESSAGE)
+        more = b""
+        with contextlib.suppress(ConnectionError):
+            more = client.recv(_MESSAGE)
+        if not more:
+            for handle in handles:
+                os.close(handle)
+            return None
+        data += more
     return json.loads(data), list(handles)
 
 
@@ -267,8 +281,11 @@ def show(environment: dict[str, str]) -> None:
 
 def _kill(pid: int) -> None:
     """Kill a fork and what it started; all of it is in the fork's process group."""
-    with contextlib.suppress(ProcessLookupError):
+    try:
         os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # so young that it has no group of its own yet
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

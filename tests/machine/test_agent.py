@@ -121,3 +121,4 @@ def test_the_end_of_the_job_ends_the_training(agent: Agent, tmp_path: Path) -> N
     tick_until(agent, lambda: starts(tmp_path))
     agent.exchange.give("end")
     tick_until(agent, lambda: agent.training is None)
+    assert len(starts(tmp_path)) == 1  # and it is not started again

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from multitask.rehearsal.forkserver import ROOM, ROOM_VARIABLE
+from multitask.errors import MultitaskError
+from multitask.rehearsal.forkserver import ROOM, ROOM_VARIABLE, Forkserver
 from multitask.training.process import end_processes, processes_with
 
 _CLIENT = Path(__file__).parents[2] / "multitask/rehearsal/forkclient.py"
@@ -110,6 +112,28 @@ class TestFork:
         assert _until(lambda: len(processes_with("MULTITASK_TEST", mark)) == 3)
         client.kill()
         assert _until(lambda: not processes_with("MULTITASK_TEST", mark))
+
+    def test_a_client_that_is_killed_before_it_has_asked_disturbs_nobody(
+        self, tmp_path: Path
+    ) -> None:
+        for said in (b"", b'{"arguments": ["ex'):
+            with socket.socket(socket.AF_UNIX) as half:
+                half.connect(str(tmp_path / "s"))
+                half.sendall(said)
+        assert _ask(tmp_path, "exit", "3").wait(10) == 3
+
+
+def test_what_keeps_axolotl_from_being_imported_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "axolotl").mkdir()
+    (tmp_path / "axolotl" / "__init__.py").write_text("raise ImportError('a broken wheel')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        Forkserver(tmp_path / "log") as forks,
+        pytest.raises(MultitaskError, match=r"cannot be imported: ImportError: a broken wheel"),
+    ):
+        forks.wait()
 
 
 def test_no_fork_outlives_the_rehearsal(tmp_path: Path, server: subprocess.Popen[str]) -> None:
