@@ -11,6 +11,7 @@ in length-sorted batches, the least that any scorer could cost without sharing a
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -99,9 +100,9 @@ def read_data(data_dir: Path, work: Path) -> Data:
     path = work / "spec.yaml"
     path.write_text(yaml.safe_dump(spec))
     prepared = prepare_tasks(load_spec(path))
-    rows = list(prepared.split("test"))
+    rows = [json.loads(line) for line in prepared.lines("test")]
     random.Random(0).shuffle(rows)
-    every = list(prepared.split("train"))
+    every = [json.loads(line) for line in prepared.lines("train")]
     return Data(every, rows, sorted({row["label"] for row in every}))
 
 

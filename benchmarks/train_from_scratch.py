@@ -9,6 +9,7 @@ and a spec; then it runs the same commands as a user: build-config, train, evalu
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -57,7 +58,8 @@ def main() -> None:
         # The model is made from the data's own words, so the spec is read once without it.
         spec_path.write_text(yaml.safe_dump(spec | {"model": "placeholder/model"}))
         prepared = prepare_tasks(load_spec(spec_path))
-        texts = [m["content"] for row in prepared.split("train") for m in row["messages"]]
+        rows = [json.loads(line) for line in prepared.lines("train")]
+        texts = [message["content"] for row in rows for message in row["messages"]]
         print(f"model: {write_toy_model(model, texts):,} parameters")
     spec_path.write_text(yaml.safe_dump(spec, sort_keys=False))
 

@@ -59,12 +59,14 @@ class CheckpointCallback(TrainerCallback):
         self.keep: int | None = None
         self._inputs: Inputs | None = None
         self._stopping = False
+        self._best: dict[str, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Take the rotation over."""
         if args.save_total_limit is not None:
             self.keep, args.save_total_limit = args.save_total_limit, None
         self._inputs = Inputs.of(self.run, ranks.world_size())
+        self._best = _best_of(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Look for a request to stop, and for room on the disk; all processes do as the first."""
@@ -88,8 +90,21 @@ class CheckpointCallback(TrainerCallback):
         start = time.perf_counter()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         gathered = ranks.gather(_own_records(folder))
+        problems = self._complete(folder, gathered, state, start) if ranks.rank() == 0 else []
+        if not ranks.agree(len(problems), args.device):
+            self._best = _best_of(state)
+        elif state.best_global_step == state.global_step:
+            # Nothing can be loaded from it: what was best before still is, for the trainer too.
+            vars(state).update(self._best)
         if ranks.rank() != 0:
             return
+        if problems:
+            self._refuse_last(folder, state, problems)
+        else:
+            self._rotate(args, state, self.keep)
+
+    def _complete(self, folder: Path, gathered: list[Any], state: Any, start: float) -> list[str]:
+        """Verify and mark; what is wrong with the checkpoint."""
         problems = [error for _, error in gathered if error is not None]
         files = {name: record for records, _ in gathered for name, record in records.items()}
         problems = problems or _verify(folder, files)
@@ -105,14 +120,15 @@ class CheckpointCallback(TrainerCallback):
             _LOG.error(
                 "%s is torn, training goes on without it: %s", folder.name, "; ".join(problems)
             )
-            if state.global_step >= state.max_steps and (folder / _SHARDED_MODEL).exists():
-                raise MultitaskError(
-                    f"the last checkpoint is torn ({problems[0]}), and Axolotl would make the "
-                    "final model from it",
-                    where=folder,
-                )
-        else:
-            self._rotate(args, state, self.keep)
+        return problems
+
+    def _refuse_last(self, folder: Path, state: Any, problems: list[str]) -> None:
+        if state.global_step >= state.max_steps and (folder / _SHARDED_MODEL).exists():
+            raise MultitaskError(
+                f"the last checkpoint is torn ({problems[0]}), and Axolotl would make the "
+                "final model from it",
+                where=folder,
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """End the process after a stop, so that no half-trained model is saved as the final one."""
@@ -165,6 +181,16 @@ class CheckpointCallback(TrainerCallback):
             state.global_step, newest.size / 1e6, free / 1e6, args.output_dir, newest.path.name,
         )  # fmt: skip
         return False
+
+
+def _best_of(state: Any) -> dict[str, Any]:
+    """What the trainer's state says of the best checkpoint.
+
+    transformers 5.16 moves it on while it saves, before anyone has looked at what was written
+    (``Trainer._determine_best_metric`` and ``Trainer._save_checkpoint``, trainer.py).
+    """
+    names = ("best_metric", "best_global_step", "best_model_checkpoint")
+    return {name: getattr(state, name) for name in names}
 
 
 def _free(args: Any) -> int:

@@ -14,12 +14,17 @@ import yaml
 from multitask.errors import InputError
 from multitask.run import Run
 
-# Keys of axolotl.yaml that change what is recorded, not how the model is trained.
+# Keys of axolotl.yaml that change what is recorded and how fast, not how the model is trained.
+# Whole groups only where no key of the group trains: `use_pose`, `use_kernels` and
+# `dataloader_drop_last` do, and so does a plugin.
 _HARMLESS = (
-    "save_", "logging_", "eval_", "evals_", "wandb_", "mlflow_", "comet_", "tensorboard", "use_",
-    "hub_", "dataset_prepared_path", "dataset_processes", "dataset_num_proc", "output_dir",
-    "dataloader_", "plugins",
+    "save_", "logging_", "eval_", "evals_", "wandb_", "mlflow_", "comet_", "trackio_", "hub_",
 )  # fmt: skip
+_HARMLESS_KEYS = frozenset({
+    "use_wandb", "use_mlflow", "use_comet", "use_tensorboard", "use_trackio",
+    "dataset_prepared_path", "dataset_processes", "dataset_num_proc", "output_dir",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
+})  # fmt: skip
 _SHOWN = 5
 
 
@@ -57,7 +62,11 @@ class Inputs:
                 where=run.root,
                 fix="build the run again with `multitask build-config`",
             ) from None
-        kept = {key: config[key] for key in sorted(config) if not key.startswith(_HARMLESS)}
+        kept = {
+            key: config[key]
+            for key in sorted(config)
+            if key not in _HARMLESS_KEYS and not key.startswith(_HARMLESS)
+        }
         # Of our own section, how tasks are weighed matters; how they are evaluated does not.
         section = kept.pop("multitask", None) or {}
         kept |= {f"multitask.{key}": section[key] for key in section if key != "evaluation"}

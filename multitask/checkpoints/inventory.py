@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from multitask.checkpoints.layout import find_problems, list_files
-from multitask.checkpoints.marker import MARKER, Marker, fingerprint, read_marker
+from multitask.checkpoints.marker import (
+    MARKER,
+    Marker,
+    UnknownMarkerError,
+    fingerprint,
+    read_marker,
+)
+from multitask.errors import MultitaskError
 
 TORN_PREFIX = "torn-"
 
@@ -19,13 +27,17 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 class Checkpoint:
     """A checkpoint folder.
 
+    One that cannot be looked at is *unreadable*: neither complete nor torn. A disk that fails for
+    a moment says nothing of what is on it, so nothing goes on without it and nothing moves it.
+
     Attributes:
         path: The folder, ``checkpoint-N``.
         step: N, optimizer steps done.
-        problems: Why it is torn; empty when it is complete.
+        problems: Why it is torn, or cannot be looked at; empty when it is complete.
         size: Bytes of all files.
         modified: When it was completed, or last changed if torn; seconds since 1970.
         marker: Its completion marker, where it has one.
+        readable: Whether it could be looked at.
     """
 
     path: Path
@@ -34,11 +46,22 @@ class Checkpoint:
     size: int
     modified: float
     marker: Marker | None
+    readable: bool = True
 
     @property
     def complete(self) -> bool:
         """Whether training can go on from it."""
         return not self.problems
+
+    @property
+    def torn(self) -> bool:
+        """Whether its save did not end, or its files changed since."""
+        return self.readable and bool(self.problems)
+
+    @property
+    def state(self) -> str:
+        """``complete``, ``torn`` or ``unreadable``."""
+        return "complete" if self.complete else "torn" if self.torn else "unreadable"
 
 
 def step_of(path: Path) -> int | None:
@@ -54,21 +77,30 @@ def inspect_checkpoint(path: Path, *, contents: bool = False) -> Checkpoint:
         path: ``checkpoint-N``.
         contents: Read the files too and compare their fingerprints.
     """
-    marker, size, problems = read_marker(path), 0, []
+    step = step_of(path) or 0
     try:
-        files = list_files(path)
-        size, modified = sum(files.values()), path.stat().st_mtime
+        files, modified = list_files(path), path.stat().st_mtime
+        marker = read_marker(path)
+        if marker is None:
+            world_size = max(1, sum(name.startswith("rng_state_") for name in files))
+            problems = [*find_problems(path, world_size)]
+            problems.append(f"no {MARKER}, so the save did not end")
+        else:
+            modified = marker.created
+            problems = _differences(path, files, marker, contents=contents)
     except OSError as error:
-        files, modified = {}, 0.0
-        problems.append(f"cannot be listed: {error.strerror or error}")
-    if marker is None:
-        world_size = max(1, sum(name.startswith("rng_state_") for name in files))
-        problems += find_problems(path, world_size)
-        problems.append(f"no {MARKER}, so the save did not end")
-    else:
-        modified = marker.created
-        problems += _differences(path, files, marker, contents=contents)
-    return Checkpoint(path, step_of(path) or 0, tuple(problems), size, modified, marker)
+        problem = f"{_inside(path, error)} cannot be read: {error.strerror or error}"
+        return Checkpoint(path, step, (problem,), 0, 0.0, None, readable=False)
+    except UnknownMarkerError as error:
+        size = sum(files.values())
+        return Checkpoint(path, step, (str(error),), size, modified, None, readable=False)
+    return Checkpoint(path, step, tuple(problems), sum(files.values()), modified, marker)
+
+
+def _inside(folder: Path, error: OSError) -> str:
+    """The file that an error is about, as it is called inside a checkpoint."""
+    name = str(error.filename or "one of its files")
+    return name.removeprefix(f"{folder}{os.sep}") if name != str(folder) else "the folder"
 
 
 def _differences(path: Path, files: dict[str, int], marker: Marker, *, contents: bool) -> list[str]:
@@ -78,12 +110,8 @@ def _differences(path: Path, files: dict[str, int], marker: Marker, *, contents:
             problems.append(f"{name} is missing")
         elif files[name] != record.size:
             problems.append(f"{name} has {files[name]} bytes instead of {record.size}")
-        elif contents:
-            try:
-                if fingerprint(path / name) != record:
-                    problems.append(f"{name} has other content than when it was saved")
-            except OSError as error:
-                problems.append(f"{name} cannot be read: {error.strerror or error}")
+        elif contents and fingerprint(path / name) != record:
+            problems.append(f"{name} has other content than when it was saved")
     return problems
 
 
@@ -93,8 +121,14 @@ def list_checkpoints(model_dir: Path, *, contents: bool = False) -> list[Checkpo
     Args:
         model_dir: Axolotl's output directory; it need not exist.
         contents: Compare the files' contents too.
+
+    Raises:
+        OSError: The directory is there and cannot be listed.
     """
-    folders = model_dir.iterdir() if model_dir.is_dir() else ()
+    try:
+        folders = list(model_dir.iterdir())
+    except FileNotFoundError:
+        folders = []
     found = [path for path in folders if step_of(path) is not None and path.is_dir()]
     checkpoints = [inspect_checkpoint(path, contents=contents) for path in found]
     return sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
@@ -106,12 +140,23 @@ def newest_complete(model_dir: Path, *, contents: bool = False) -> Checkpoint | 
     Args:
         model_dir: Axolotl's output directory.
         contents: Trust only one whose contents are still what was saved; older ones are not
-            read when a newer one is.
+            read when a newer one is. A newer one that cannot be read then ends the search.
+
+    Raises:
+        MultitaskError: With ``contents``: a checkpoint that may be the newest cannot be read.
     """
     for checkpoint in reversed(list_checkpoints(model_dir)):
-        if not checkpoint.complete:
-            continue
-        if not contents or inspect_checkpoint(checkpoint.path, contents=True).complete:
+        if contents and checkpoint.complete:
+            checkpoint = inspect_checkpoint(checkpoint.path, contents=True)  # noqa: PLW2901
+        if contents and not checkpoint.readable:
+            raise MultitaskError(
+                f"{checkpoint.problems[0]}; whether it is complete is not known, so nothing was "
+                "changed and nothing goes on from an older one",
+                where=checkpoint.path,
+                fix="see that the disk can be read, then start again with --resume; to go on "
+                "without this checkpoint, move it out of the folder first",
+            )
+        if checkpoint.complete:
             return checkpoint
     return None
 

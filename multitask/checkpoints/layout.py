@@ -8,6 +8,8 @@ scheduler, random states (one per process), ``trainer_state.json``.
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -37,12 +39,23 @@ class Kind(StrEnum):
 
 
 def list_files(folder: Path) -> dict[str, int]:
-    """Sizes in bytes of all files below a folder, by their relative POSIX path."""
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    """Sizes in bytes of all files below a folder, by their relative POSIX path.
+
+    Raises:
+        OSError: A folder or a file cannot be looked at (``Path.rglob`` passes over those that the
+            user may not read, and they would count as missing).
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    sizes = {}
+    for root, _, names in os.walk(folder, onerror=refuse):
+        for path in (Path(root, name) for name in names):
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                sizes[path.relative_to(folder).as_posix()] = status.st_size
+    return dict(sorted(sizes.items()))
 
 
 def kind_of(files: Files) -> Kind:

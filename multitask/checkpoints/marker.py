@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from multitask.checkpoints.inputs import Inputs
+from multitask.errors import MultitaskError
 
 MARKER = "multitask-checkpoint.json"
 
@@ -97,12 +98,34 @@ def write_marker(folder: Path, marker: Marker) -> None:
     flush(folder)
 
 
+class UnknownMarkerError(MultitaskError):
+    """The marker is whole, and of a format that this version does not know."""
+
+
 def read_marker(folder: Path) -> Marker | None:
-    """Read a checkpoint's marker; None when it has none, or none that can be read."""
+    """Read a checkpoint's marker; None when it has none, or one that was not written whole.
+
+    Raises:
+        OSError: It is there and the disk does not give it, which says nothing of the checkpoint.
+        UnknownMarkerError: Another version of this package wrote it.
+    """
     try:
-        content: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        if content["version"] != _VERSION:
-            return None
+        text = (folder / MARKER).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        return None
+    try:
+        content: dict[str, Any] = json.loads(text)
+        version = content["version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if version != _VERSION:
+        raise UnknownMarkerError(
+            f"its marker has format {version!r}, and this version of multitask reads "
+            f"{_VERSION} alone"
+        )
+    try:
         return Marker(
             step=content["step"],
             created=content["created"],
@@ -110,7 +133,7 @@ def read_marker(folder: Path) -> Marker | None:
             inputs=Inputs(**content["inputs"]),
             files={name: FileRecord(**record) for name, record in content["files"].items()},
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         return None
 
 

@@ -29,7 +29,7 @@ class ResumePoint:
 
 
 def choose_resume(run: Run, world_size: int, *, accept_changes: bool = False) -> ResumePoint:
-    """Choose the newest complete checkpoint and set torn and unreadable newer ones aside.
+    """Choose the newest complete checkpoint and set torn ones aside.
 
     Args:
         run: The run.
@@ -38,6 +38,7 @@ def choose_resume(run: Run, world_size: int, *, accept_changes: bool = False) ->
 
     Raises:
         InputError: The inputs changed since the checkpoint, and that was not accepted.
+        MultitaskError: A checkpoint that may be the newest cannot be read; nothing is set aside.
     """
     newest = newest_complete(run.model, contents=True)
     changes: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ def choose_resume(run: Run, world_size: int, *, accept_changes: bool = False) ->
             )
     step = newest.step if newest is not None else -1
     # A torn one of an older step is no danger, but Axolotl would save into it or merge it.
-    aside = [c for c in list_checkpoints(run.model) if not c.complete or c.step > step]
+    aside = [c for c in list_checkpoints(run.model) if c.torn or (c.complete and c.step > step)]
     return ResumePoint(
         path=None if newest is None else newest.path,
         step=max(step, 0),

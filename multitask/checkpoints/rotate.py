@@ -10,17 +10,18 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from multitask.checkpoints.inventory import TORN_PREFIX, list_checkpoints
+from multitask.checkpoints.inventory import list_checkpoints
 
 _REMOVING = ".removing-"
 _SAFE = 2
 
 
 def rotate(model_dir: Path, keep: int | None, *, protect: Collection[str] = ()) -> list[str]:
-    """Remove what is older than the newest complete checkpoints, and torn ones set aside.
+    """Remove complete checkpoints that are older than the newest ones.
 
-    Nothing is removed before two complete ones exist, and the newest two always stay. A folder is
-    renamed before it is deleted, so that a crash in between leaves no half checkpoint.
+    Nothing is removed before two complete ones exist, and the newest two always stay. Torn ones,
+    set aside or not, are the user's to remove. A folder is renamed before it is deleted, so that
+    a crash in between leaves no half checkpoint.
 
     Args:
         model_dir: Axolotl's output directory.
@@ -36,9 +37,8 @@ def rotate(model_dir: Path, keep: int | None, *, protect: Collection[str] = ()) 
     if len(complete) < _SAFE:
         return []
     old = [] if keep is None else complete[: -max(keep, _SAFE)]
-    torn = sorted(model_dir.glob(f"{TORN_PREFIX}checkpoint-*"))
     removed = []
-    for path in [*(path for path in old if path.name not in protect), *torn]:
+    for path in (path for path in old if path.name not in protect):
         hidden = path.rename(path.with_name(f"{_REMOVING}{path.name}"))
         shutil.rmtree(hidden, ignore_errors=True)
         removed.append(path.name)

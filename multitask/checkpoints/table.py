@@ -10,10 +10,12 @@ from rich.table import Table
 
 from multitask.checkpoints.inputs import Inputs
 from multitask.checkpoints.inventory import TORN_PREFIX, Checkpoint, list_checkpoints
+from multitask.checkpoints.layout import list_files
 from multitask.run import Run
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 _SHOWN = 3
+_STYLES = {"complete": "green", "torn": "red", "unreadable": "yellow"}
 
 
 def print_checkpoints(run: Run, *, contents: bool = False) -> None:
@@ -28,9 +30,19 @@ def print_checkpoints(run: Run, *, contents: bool = False) -> None:
     complete = [checkpoint for checkpoint in checkpoints if checkpoint.complete]
     if checkpoints:
         console.print(_table(checkpoints, complete[-1] if complete else None))
-    aside = sorted(path.name for path in run.model.glob(f"{TORN_PREFIX}checkpoint-*"))
-    if aside:
-        console.print(f"set aside: {', '.join(aside)}", highlight=False, soft_wrap=True)
+    for path in sorted(run.model.glob(f"{TORN_PREFIX}checkpoint-*")):
+        size = _size(sum(list_files(path).values()))
+        console.print(
+            f"set aside: {path.name}  ({size}; remove it when you do not need it)",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    unreadable = [c for c in checkpoints if not c.readable]
+    if unreadable and (not complete or unreadable[-1].step > complete[-1].step):
+        name = unreadable[-1].path.name
+        console.print(
+            f"`--resume` refuses while {name} cannot be read", style="yellow", highlight=False
+        )
+        return
     if not complete:
         console.print("no complete checkpoint; `multitask train --resume` starts from the base")
         return
@@ -62,7 +74,7 @@ def _table(checkpoints: list[Checkpoint], newest: Checkpoint | None) -> Table:
         marker = checkpoint.marker
         table.add_row(
             str(checkpoint.step),
-            "[green]complete[/]" if checkpoint.complete else "[red]torn[/]",
+            f"[{_STYLES[checkpoint.state]}]{checkpoint.state}[/]",
             _size(checkpoint.size),
             _age(time.time() - checkpoint.modified),
             "?" if marker is None else str(marker.inputs.world_size),

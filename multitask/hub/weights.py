@@ -106,7 +106,7 @@ def _shards(run: Run) -> Checkpoint:
         raise InputError("the folder holds no weights", where=run.model, fix=fix)
     last = found[-1]
     if not last.complete:
-        raise InputError(f"torn: {'; '.join(last.problems)}", where=last.path, fix=fix)
+        raise InputError(f"{last.state}: {'; '.join(last.problems)}", where=last.path, fix=fix)
     state = json.loads((last.path / "trainer_state.json").read_text(encoding="utf-8"))
     if last.step < int(state.get("max_steps") or 0):
         raise InputError(

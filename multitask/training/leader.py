@@ -49,7 +49,7 @@ class Leader:
             point = choose_resume(
                 self.run, self.world_size, accept_changes=self.options.accept_changes
             )
-        except MultitaskError as error:
+        except (MultitaskError, OSError) as error:
             self._abandon(error)
             raise
         for folder in point.set_aside:
@@ -71,14 +71,21 @@ class Leader:
             pause()
         return self.begin(pause)
 
-    def rule(self, attempt: Attempt, own: NodeReport) -> Ruling:
-        """Wait until all nodes have ended an attempt, and say what follows."""
-        reports = [own, *self._others(attempt.number)]
+    def rule(self, attempt: Attempt, own: NodeReport, hurried: Callable[[], bool]) -> Ruling:
+        """Wait until all nodes have ended an attempt, and say what follows.
+
+        Args:
+            attempt: The attempt.
+            own: How it ended on this node.
+            hurried: Called between two looks at the other nodes; passes a signal on, and is true
+                once the user no longer wants to wait for them.
+        """
+        reports = [own, *self._others(attempt.number, hurried)]
         ruling = self._judge(attempt, reports)
         self.attempts.rule(attempt.number, ruling)
         return ruling
 
-    def _abandon(self, error: MultitaskError) -> None:
+    def _abandon(self, error: Exception) -> None:
         """Tell nodes that wait for an attempt that none follows: one that is over as it begins."""
         if self.nodes > 1:
             attempt = self.attempts.begin(None, 0)
@@ -99,7 +106,7 @@ class Leader:
                 )
             pause()
 
-    def _others(self, number: int) -> list[NodeReport]:
+    def _others(self, number: int, hurried: Callable[[], bool]) -> list[NodeReport]:
         reports = []
         for node in range(1, self.nodes):
             while True:
@@ -108,6 +115,9 @@ class Leader:
                     break
                 if node in self._pulses.dead():
                     report = NodeReport("failed", error=f"node {node} no longer answers")
+                    break
+                if hurried():
+                    report = NodeReport("killed", error=f"node {node} was not waited for")
                     break
                 time.sleep(self.options.poll)
             reports.append(report)

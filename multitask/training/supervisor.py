@@ -136,7 +136,9 @@ class Supervisor:
         self.attempts.report(attempt.number, self.node, NodeReport("running"))
         report = self._follow(attempt)
         self.attempts.report(attempt.number, self.node, report)
-        return leader.rule(attempt, report) if leader else self._await_ruling(attempt.number)
+        if leader:
+            return leader.rule(attempt, report, lambda: self._hurried(attempt.number))
+        return self._await_ruling(attempt.number)
 
     def _follow(self, attempt: Attempt) -> NodeReport:
         """Launch an attempt on this node and follow it to its end."""
@@ -216,10 +218,17 @@ class Supervisor:
             if newest is not None and newest.number > number:
                 return Ruling("restart", "node 0 began another attempt")
             self._leave_without_leader()
-            # A signal that stopped this attempt has been obeyed; node 0 says how it ended.
-            if self._signals.count and not self.attempts.stop_asked(number):
-                self.attempts.ask_to_stop(number, self._signals.name)
+            if self._hurried(number):
+                raise TrainingStopped(f"{self._signals.name} twice; node 0 was not waited for")
             time.sleep(self.options.poll)
+
+    def _hurried(self, number: int) -> bool:
+        """Pass a signal on to an attempt that has ended here; whether another one came."""
+        if self._signals.count and not self.attempts.stop_asked(number):
+            self.attempts.ask_to_stop(number, self._signals.name)
+            self._say(f"{self._signals.name}: the other nodes save and stop; once more stops at "
+                      "once")  # fmt: skip
+        return self._signals.count >= 2
 
     def _leave_without_leader(self) -> None:
         if self._pulses.silent(0) > self.options.patience:

@@ -53,7 +53,11 @@ def trainer_of(run: Run, toy: Path, *callbacks: TrainerCallback, **options: Any)
     )
     model = AutoModelForCausalLM.from_pretrained(toy)
     return Trainer(
-        model, arguments, train_dataset=ROWS, callbacks=[CheckpointCallback(run), *callbacks]
+        model,
+        arguments,
+        train_dataset=ROWS,
+        eval_dataset=ROWS,
+        callbacks=[CheckpointCallback(run), *callbacks],
     )
 
 
@@ -106,6 +110,29 @@ def test_a_torn_save_is_told_and_never_counts(run: Run, toy: Path) -> None:
     assert [e["complete"] for e in events(run, "checkpoint")] == [True, True, False, False]
     assert events(run, "checkpoint")[2]["problems"] == ["optimizer.pt is missing"]
     assert read_marker(run.model / "checkpoint-9") is None
+
+
+def test_the_best_complete_checkpoint_outlives_a_torn_better_one(run: Run, toy: Path) -> None:
+    """transformers 5.16 names step 6 the best before it is written (trainer.py:
+    ``_determine_best_metric`` in ``_maybe_log_save_evaluate``, then ``_save_checkpoint``)."""
+    trainer = trainer_of(
+        run, toy, eval_strategy="steps", eval_steps=3, load_best_model_at_end=True,
+        metric_for_best_model="loss", greater_is_better=False,
+    )  # fmt: skip
+    losses = {3: 1.0, 6: 0.5, 9: 2.0, 12: 3.0}
+    trainer.evaluate = lambda *_, **__: {"eval_loss": losses[trainer.state.global_step]}
+    real = trainer._save_optimizer_and_scheduler
+
+    def lose(folder: str) -> None:
+        real(folder)
+        if trainer.state.global_step == 6:
+            (Path(folder) / "optimizer.pt").unlink()
+
+    trainer._save_optimizer_and_scheduler = lose
+    trainer.train()
+    assert steps_of(run) == [3, 9, 12]
+    assert trainer.state.best_model_checkpoint == str(run.model / "checkpoint-3")
+    assert trainer.state.best_metric == 1.0
 
 
 def test_a_request_to_stop_saves_and_ends_the_process(

@@ -95,3 +95,9 @@ def write_config(run: Run, **keys: Any) -> None:
 def save(run: Run, step: int, world_size: int = 1) -> Path:
     folder = write_plain(run.model / f"checkpoint-{step}", world_size)
     return mark(folder, Inputs.of(run, world_size))
+
+
+def fail_to_read(path: Path) -> None:
+    """Have the system answer EIO to whoever reads a file, as a disk that fails does (proc(5))."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")

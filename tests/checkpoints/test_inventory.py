@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,8 @@ from multitask.checkpoints import (
     set_aside,
 )
 from multitask.checkpoints.layout import list_files
-from tests.checkpoints.conftest import mark, write_plain
+from multitask.errors import MultitaskError
+from tests.checkpoints.conftest import fail_to_read, mark, write_plain, write_sharded
 
 Make = Callable[..., Path]
 
@@ -58,12 +61,53 @@ def test_the_marker_comes_back_as_it_was_written(make: Make) -> None:
     assert {name: record.size for name, record in marker.files.items()} == sizes
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', '{"version": 99}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}'])
 def test_a_marker_that_is_torn_itself_counts_as_none(make: Make, content: str) -> None:
     folder = make(3)
     (folder / MARKER).write_text(content)
     assert read_marker(folder) is None
     assert newest_complete(folder.parent) is None
+
+
+def test_a_marker_that_the_disk_does_not_give_makes_it_unreadable_not_torn(make: Make) -> None:
+    make(3)
+    folder = make(6)
+    fail_to_read(folder / MARKER)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_marker(folder)
+    found = list_checkpoints(folder.parent)[1]
+    assert (found.state, found.torn, found.complete) == ("unreadable", False, False)
+    with pytest.raises(MultitaskError, match=r"checkpoint-6.*Input/output error"):
+        newest_complete(folder.parent, contents=True)
+
+
+def test_a_marker_of_another_version_makes_it_unreadable_not_torn(make: Make) -> None:
+    folder = make(3)
+    content = json.loads((folder / MARKER).read_text())
+    (folder / MARKER).write_text(json.dumps(content | {"version": 99}))
+    (found,) = list_checkpoints(folder.parent)
+    assert (found.state, found.torn) == ("unreadable", False)
+    assert "format 99" in found.problems[0]
+
+
+def test_a_folder_that_cannot_be_listed_makes_it_unreadable_not_torn(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``Path.rglob`` passes over a folder that may not be read; to root every folder is open."""
+    folder = write_sharded(make(3).parent / "checkpoint-6")
+    mark(folder)
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "optimizer_0":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list_checkpoints(folder.parent)[1]
+    assert (found.state, found.problems) == (
+        "unreadable", ("optimizer_0 cannot be read: Permission denied",),
+    )  # fmt: skip
 
 
 @settings(max_examples=30, deadline=None)
@@ -126,8 +170,16 @@ def test_nothing_is_removed_before_two_are_complete(make: Make) -> None:
     make(9, marked=False)
     assert rotate(model, 1) == []
     assert rotate(model, 2) == []
-    make(12)
-    assert [name[:17] for name in rotate(model, 2)] == ["torn-checkpoint-6"]
+
+
+def test_what_was_set_aside_is_never_removed_by_itself(make: Make) -> None:
+    for step in (3, 6, 9):
+        model = make(step).parent
+    make(12, marked=False)
+    aside = set_aside(list_checkpoints(model)[-1])
+    before = list_files(aside)
+    assert rotate(model, 2) == ["checkpoint-3"]
+    assert list_files(aside) == before
 
 
 @settings(max_examples=25, deadline=None)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
+from multitask.checkpoints import MARKER, list_checkpoints, set_aside
 from multitask.cli import app
 from multitask.run import Run
-from tests.checkpoints.conftest import save, write_config, write_plain
+from tests.checkpoints.conftest import fail_to_read, save, write_config, write_plain
 
 
 def _table(run: Run, *options: str) -> str:
@@ -29,6 +30,17 @@ def test_it_names_the_torn_and_why_and_what_is_next(run: Run) -> None:
     assert "scheduler.pt is missing" in lines[3]
     assert "next to resume from" in lines[2]
     assert lines[4].startswith("next to resume from: checkpoint-6")
+
+
+def test_it_names_what_cannot_be_read_and_what_was_set_aside(run: Run) -> None:
+    save(run, 3)
+    fail_to_read(save(run, 6) / MARKER)
+    set_aside(list_checkpoints(run.model)[0])
+    save(run, 3)
+    output = _table(run)
+    assert "`--resume` refuses while checkpoint-6 cannot be read" in output
+    assert "set aside: torn-checkpoint-3-" in output
+    assert "remove it when you do not need it" in output
 
 
 def test_it_tells_of_changes_before_a_resume_refuses_them(run: Run) -> None:

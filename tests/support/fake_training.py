@@ -55,6 +55,8 @@ def main(root: str, node: str, nodes: str, checkpoint: str) -> None:
         if (run.root / f"stopped-{number}").exists():
             write_event(run.trainer_events, "stopped", state)
             return
+    if fault and fault[0] == STEPS:
+        fail(fault[1])
 
 
 def meet(run: Run, name: str, node: str, nodes: int) -> None:

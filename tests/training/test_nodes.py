@@ -80,6 +80,23 @@ def test_a_signal_to_one_node_stops_all_at_the_same_step(run: Run, start: Start,
     assert _reports(run, 1) == ["stopped"] * 3
 
 
+def test_a_signal_is_heard_while_the_first_node_waits_for_the_others(
+    run: Run, start: Start
+) -> None:
+    """Node 0 has ended its own launch; the last one hangs at its end, as in a deadlock."""
+    plan(run, attempt1={2: (12, "hang")})
+    processes = [start(n, NODES, stop=0.5) for n in range(NODES)]
+    report = run.root / "attempts" / "1.node-0.json"
+    deadline = time.monotonic() + 20
+    while not report.is_file() or json.loads(report.read_text())["state"] != "done":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    processes[0].send_signal(signal.SIGTERM)
+    codes, outputs = _finish_all(processes)
+    assert codes == [130] * 3, outputs
+    assert _reports(run, 1) == ["done", "done", "stopped"]
+
+
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_node_that_dies_and_comes_back_joins_the_next_attempt(
     run: Run, start: Start, node: int
