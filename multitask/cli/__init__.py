@@ -14,13 +14,11 @@ from multitask.cli.estimate import estimate
 from multitask.cli.evaluate import evaluate
 from multitask.cli.export import export
 from multitask.cli.init import init
-from multitask.cli.machine import machine
 from multitask.cli.prepare import prepare
 from multitask.cli.push import push
 from multitask.cli.quickstart import quickstart
 from multitask.cli.rehearse import rehearse
 from multitask.cli.report import report
-from multitask.cli.runpod import runpod
 from multitask.cli.train import train
 from multitask.errors import MultitaskError
 
@@ -50,8 +48,6 @@ for command in (
     push,
 ):
     app.command()(command)
-app.add_typer(runpod)
-app.command(hidden=True)(machine)
 
 
 def _show_version(wanted: bool) -> None:

@@ -52,12 +52,12 @@ def compare_plans(
             where="key 'model'",
             fix="download its config.json once (`hf download MODEL config.json`), or give a folder",
         )
-    workload = workload_of(run) if run is not None else quick_workload(spec, report)
+    workload = workload_of(run) if run is not None else _quick_workload(spec, report)
     setup = decide(spec, model, workload, refuse=False)
     return Comparison(setup, alternatives(spec, model, workload))
 
 
-def quick_workload(spec: Spec, report: Callable[[str], None] = lambda _: None) -> Workload:
+def _quick_workload(spec: Spec, report: Callable[[str], None] = lambda _: None) -> Workload:
     """Read a spec's data to count rows and tokens; nothing of it is kept.
 
     Raises:

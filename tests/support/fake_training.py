@@ -1,8 +1,7 @@
 """A training without a model: real processes, events, checkpoints, barriers, and planned faults.
 
-``python fake_training.py RUN NODE NODES CHECKPOINT`` makes 12 steps of 50 ms, or of
-``FAKE_STEP_SECONDS``. As with a collective, no node goes on to a step before all have come there,
-and a peer's failure is not told.
+``python fake_training.py RUN NODE NODES CHECKPOINT`` makes 12 steps of 50 ms. As with a collective,
+no node goes on to a step before all have come there, and a peer's failure is not told.
 ``RUN/faults.json`` says what goes wrong: ``{"ATTEMPT": {"NODE": [STEP, HOW]}}``; see ``fail``.
 """
 
@@ -43,7 +42,7 @@ def main(root: str, node: str, nodes: str, checkpoint: str) -> None:
         if fault and state.global_step == fault[0]:
             fail(fault[1])
         meet(run, f"{number}-{state.global_step}", node, int(nodes))
-        time.sleep(float(os.environ.get("FAKE_STEP_SECONDS", "0.05")))
+        time.sleep(0.05)
         state.global_step += 1
         write_event(run.trainer_events, "step", state)
         stop = stop_requested(run) if node == "0" else False

@@ -1,1 +1,0 @@
-"""Renting machines from RunPod: plan, rent, upload, follow, download, remove."""
