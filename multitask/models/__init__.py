@@ -1,7 +1,14 @@
 """Models: what is known of one before it is there, and how many parameters it has."""
 
 from multitask.models.architectures import known_architectures, shape_of
-from multitask.models.family import Checkpoint, Family, TemplateChoice, families
+from multitask.models.family import (
+    Checkpoint,
+    Family,
+    TemplateChoice,
+    attention_of,
+    families,
+    rotary_share,
+)
 from multitask.models.info import ModelInfo, model_info
 from multitask.models.shape import (
     ALL_LINEAR,
@@ -21,10 +28,12 @@ __all__ = [
     "ModelShape",
     "TemplateChoice",
     "adalora_parameters",
+    "attention_of",
     "dora_parameters",
     "families",
     "known_architectures",
     "lora_parameters",
     "model_info",
+    "rotary_share",
     "shape_of",
 ]

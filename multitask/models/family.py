@@ -177,6 +177,66 @@ def family_of_config(config: Mapping[str, Any]) -> tuple[Family | None, str | No
     return (general[0] if general else None), None
 
 
+def attention_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Attention implementations that compute what a model was trained with, best first.
+
+    Args:
+        config: The content of its config.json.
+
+    Returns:
+        The family's list; ``eager`` alone where the configuration has something that other
+        implementations leave out without a word; None where nothing speaks against transformers'
+        own choice.
+    """
+    text = config.get("text_config") or config
+    # ALiBi, and soft-capped scores, which transformers' sdpa ignores (sdpa_attention_forward takes
+    # `softcap` among its unused keyword arguments).
+    if text.get("alibi") or config.get("alibi"):
+        return ("eager",)
+    family, _ = family_of_config(config)
+    if family is not None:
+        return family.attention
+    return ("eager",) if text.get("attn_logit_softcapping") else None
+
+
+def rotary_share(config: Mapping[str, Any]) -> float:
+    """The share of each head's features that rotary positions turn; 1 where nothing is said."""
+    text = config.get("text_config") or config
+    sections = [text, text.get("rope_parameters"), text.get("rope_scaling")]
+    # Models with several sorts of layers give each its own parameters.
+    sections += [
+        inner for part in sections[1:] if isinstance(part, dict) for inner in part.values()
+    ]
+    found = [
+        float(section[key])
+        for section in sections
+        if isinstance(section, Mapping)
+        for key in ("partial_rotary_factor", "rotary_pct")
+        if isinstance(section.get(key), (int, float))
+    ]
+    return min(found, default=1.0)
+
+
+def fitting_kernels(family: Family, config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The Liger kernels of a family that are right for one of its models.
+
+    Args:
+        family: The model's.
+        config: The content of its config.json; None when it is not known, which leaves out what
+            depends on it.
+    """
+    wrong = set()
+    # liger_kernel/ops/rope.py turns all features of a head, whatever the width of cos and sin.
+    if config is None or rotary_share(config) != 1.0:
+        wrong.add("liger_rope")
+    text = (config or {}).get("text_config") or config or {}
+    activation = text.get("hidden_activation") or text.get("hidden_act")
+    # liger_kernel/transformers/{swiglu,geglu}.py: layers without biases, with these functions.
+    if text.get("mlp_bias") or activation not in (None, "silu", "swish", "gelu_pytorch_tanh"):
+        wrong.add("liger_glu_activation")
+    return tuple(key for key in family.liger if key not in wrong)
+
+
 def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     text = config.get("text_config", config)
     return {key: value for key, value in text.items() if key in _SIZES}

@@ -14,8 +14,10 @@ from multitask.models.family import (
     Checkpoint,
     Family,
     TemplateChoice,
+    attention_of,
     family_of_config,
     family_of_id,
+    fitting_kernels,
 )
 from multitask.models.meta import shape_by_transformers, transformers_installed
 from multitask.models.shape import ModelShape
@@ -159,7 +161,7 @@ def _described(
         special_tokens=template.special_tokens,
         attention=family.attention,
         packing=family.packing,
-        liger=family.liger,
+        liger=fitting_kernels(family, config),
         cut_cross_entropy=family.cut_cross_entropy,
         lora_kernels=family.lora_kernels,
         lora_target_modules=checkpoint.lora_target_modules or family.lora_target_modules,
@@ -207,7 +209,7 @@ def _from_config(
         config=config,
         chat_template=template.chat_template,
         special_tokens=template.special_tokens,
-        attention=("eager",) if config.get("alibi") else ("sdpa", "eager"),
+        attention=attention_of(config) or ("sdpa", "eager"),
         notes=(said, *notes, *shape_notes),
     )
 

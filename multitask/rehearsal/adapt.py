@@ -56,7 +56,7 @@ class Sizes:
 
 
 def adapted(
-    config: Mapping[str, Any], *, model: str, sizes: Sizes
+    config: Mapping[str, Any], *, model: str, sizes: Sizes, attention: str = "sdpa"
 ) -> tuple[dict[str, Any], list[Change]]:
     """Change what a CPU forces.
 
@@ -64,13 +64,14 @@ def adapted(
         config: The content of the run's ``axolotl.yaml``.
         model: The small model's folder, relative to the rehearsal's.
         sizes: How long and how small.
+        attention: What takes the place of flash attention.
 
     Returns:
         The rehearsal's configuration, and what it changes.
     """
     edit = _Edit(dict(config))
     edit.set("base_model", model, "the model is shrunk", "the model's own weights, memory, speed")
-    _device(edit)
+    _device(edit, attention)
     _kernels(edit)
     _quantisation(edit)
     _length(edit, sizes)
@@ -97,7 +98,7 @@ class _Edit:
         self.changes.append(Change(key, was, now, why, unproven))
 
 
-def _device(edit: _Edit) -> None:
+def _device(edit: _Edit, attention: str) -> None:
     cpu = "there is no GPU"
     edit.set("bf16", False, "bfloat16 is emulated on a CPU", "bfloat16's rounding")
     edit.set("fp16", False, cpu)
@@ -107,7 +108,8 @@ def _device(edit: _Edit) -> None:
     ):
         edit.set("optimizer", "adamw_torch", "its kernels run on CUDA", "the fused optimizer")
     if "flash" in str(edit.config.get("attn_implementation", "")):
-        edit.set("attn_implementation", "sdpa", "flash attention runs on CUDA", "flash attention")
+        why = "flash attention runs on CUDA"
+        edit.set("attn_implementation", attention, why, "flash attention")
     edit.set("dataloader_pin_memory", False, cpu)
     sharding = edit.config.get("fsdp_config") or {}
     if sharding.get("offload_params"):

@@ -54,7 +54,8 @@ def stage_rehearsal(run: Run, root: Path, sizes: Sizes) -> list[Change]:
     if not own and "special_tokens" in config:
         why = "the tokenizer is another one"
         changes.append(Change("special_tokens", config.pop("special_tokens"), None, why))
-    config, more = adapted(config, model=MODEL, sizes=sizes)
+    attention = info.attention_on(flash=False)
+    config, more = adapted(config, model=MODEL, sizes=sizes, attention=attention)
     small.axolotl.write_text(
         "# The rehearsal of the run above it: see changes in rehearsal.json.\n"
         + yaml.safe_dump(config, sort_keys=False, allow_unicode=True),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multitask.errors import InputError, did_you_mean
+from multitask.models import attention_of
 from multitask.quiet import quiet_libraries
 from multitask.scoring.encode import Encoder, LabelEncoder, PairEncoder
 
@@ -123,6 +124,13 @@ def _load(base: str, options: dict[str, Any]) -> Any:
 
     config = AutoConfig.from_pretrained(base)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    # Label trees need a mask of their own, which flash attention does not take. transformers would
+    # choose sdpa wherever it can, and so drop Gemma 2's soft cap (sdpa_attention_forward in
+    # transformers/integrations/sdpa_attention.py ignores `softcap`).
+    known = attention_of(config.to_dict())
+    if known is not None:
+        usable = [name for name in known if not name.startswith("flash")]
+        options = {"attn_implementation": usable[0] if usable else "eager", **options}
     return kind.from_pretrained(base, **options)
 
 

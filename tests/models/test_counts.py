@@ -57,6 +57,7 @@ PUBLISHED = {
     "microsoft/phi-2": 2_779_683_840,
     "microsoft/Phi-3-mini-4k-instruct": 3_821_079_552,
     "microsoft/phi-4": 14_659_507_200,
+    "microsoft/Phi-4-mini-instruct": 3_836_021_760,
     "bigscience/bloom-560m": 559_214_592,
     "bigscience/bloom-1b1": 1_065_314_304,
     "bigscience/bloom-1b7": 1_722_408_960,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from multitask.models import Family, families
+from multitask.models import Family, families, model_info, rotary_share
+from multitask.models.family import fitting_kernels
 from multitask.resources import config_names
 
 _FAMILIES = [pytest.param(family, id=name) for name, family in families().items()]
@@ -144,6 +149,78 @@ def test_liger_has_the_kernels_that_are_claimed(family: Family, model_type: str)
         has = set(inspect.signature(patch).parameters)
         has |= {"glu_activation"} if has & {"swiglu", "geglu"} else set()
         assert {key.removeprefix("liger_") for key in family.liger} <= has
+
+
+_ROTARY = """
+import json, sys, torch, triton, transformers
+from liger_kernel.transformers.rope import liger_rotary_pos_emb
+from importlib import import_module
+config = transformers.AutoConfig.for_model(**json.loads(sys.argv[1]))
+module = import_module(type(config).__module__.replace("configuration", "modeling"))
+rotary = next(c for n, c in vars(module).items() if n.endswith("RotaryEmbedding"))(config)
+torch.manual_seed(0)
+width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+q, k = torch.randn(1, 4, 6, width), torch.randn(1, 2, 6, width)
+names = {"layer_type": config.layer_types[0]} if "gemma3" in config.model_type else {}
+cos, sin = rotary(q, torch.arange(6)[None], **names)
+worst = 0.0
+ours = liger_rotary_pos_emb(q.clone(), k.clone(), cos, sin)
+theirs = module.apply_rotary_pos_emb(q, k, cos, sin)
+print(max(float((a - b).abs().max()) for a, b in zip(ours, theirs)))
+"""
+
+
+def _liger_rotary_error(config: dict[str, Any]) -> float:
+    """How far Liger's rotary kernel is from transformers' function, for one configuration."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ROTARY, json.dumps(config)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+@pytest.mark.parametrize(("family", "model_type"), _TYPES)
+def test_liger_turns_what_the_model_turns(family: Family, model_type: str) -> None:
+    """liger_kernel/ops/rope.py turns whole heads; checked with Triton's interpreter."""
+    pytest.importorskip("liger_kernel")
+    if "liger_rope" not in family.liger:
+        pytest.skip("the family has no such kernel")
+    config = _tiny(model_type).to_dict()
+    config = config.get("text_config", config)
+    assert "liger_rope" in fitting_kernels(family, config)
+    assert _liger_rotary_error(config) < 1e-5
+
+
+def test_liger_turns_too_much_where_rotary_is_partial() -> None:
+    pytest.importorskip("liger_kernel")
+    info = model_info("microsoft/Phi-4-mini-instruct", Path("/nowhere"))
+    assert info.config is not None
+    assert rotary_share(info.config) == 0.75
+    assert "liger_rope" not in info.liger
+    assert "liger_rms_norm" in info.liger
+    tiny = _tiny("phi3").to_dict() | {"partial_rotary_factor": 0.75, "rope_parameters": None}
+    assert _liger_rotary_error(tiny | {"hidden_size": 64}) > 0.1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"partial_rotary_factor": 0.5}, {"rope_parameters": {"partial_rotary_factor": 0.5}}],
+)
+def test_a_models_own_config_is_asked_for_partial_rotary(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    for partial in (False, True):
+        config = {"model_type": "llama", **_TINY, **(changes if partial else {})}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert ("liger_rope" in model_info(str(tmp_path), tmp_path).liger) is not partial
+
+
+def test_without_a_config_the_rotary_kernel_stays_off() -> None:
+    assert "liger_rope" not in model_info("microsoft/Phi-4-future", Path("/nowhere")).liger
 
 
 @pytest.mark.parametrize(("family", "model_type"), _TYPES)

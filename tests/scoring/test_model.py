@@ -13,6 +13,7 @@ from multitask.errors import InputError
 from multitask.scoring.encode import Encoder, PairEncoder
 from multitask.scoring.generate import generate
 from multitask.scoring.model import LoadedModel, load_model
+from multitask.scoring.plain import plain_score
 from multitask.scoring.scorer import LabelScorer
 from tests.scoring.models import build
 
@@ -49,6 +50,36 @@ def test_an_adapter_is_merged_into_its_base(toy: Path, tmp_path: Path) -> None:
     assert scores.log_likelihood == pytest.approx(beside.log_likelihood, abs=1e-4)
     (base,) = LabelScorer(load_model(str(toy)).model).score([query], unvisited=0.0)
     assert scores.log_likelihood != pytest.approx(base.log_likelihood, abs=1e-4)
+
+
+def test_gemma_2_is_scored_with_its_soft_cap(toy: Path, tmp_path: Path) -> None:
+    """transformers would load sdpa, which drops `softcap` (integrations/sdpa_attention.py).
+
+    The oracle is transformers' own eager attention, without a cache.
+    """
+    import transformers
+
+    shutil.copytree(toy, tmp_path / "model")
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(
+        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, head_dim=8,
+        num_attention_heads=4, num_key_value_heads=2, query_pre_attn_scalar=8,
+        attn_logit_softcapping=1e-3,
+    )  # fmt: skip
+    transformers.Gemma2ForCausalLM(config).save_pretrained(tmp_path / "model")
+    loaded = load_model(str(tmp_path / "model"))
+    query = Encoder(loaded.tokenizer).encode("where is it?", ["card", "lost", "d_arrival"])
+    (scores,) = LabelScorer(loaded.model).score([query], unvisited=0.0)
+    eager = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", attn_implementation="eager"
+    )
+    right = [plain_score(eager, query, label) for label in range(3)]
+    assert scores.log_likelihood == pytest.approx(right, abs=1e-4)
+    sdpa = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", attn_implementation="sdpa"
+    )
+    wrong = [plain_score(sdpa, query, label) for label in range(3)]
+    assert right != pytest.approx(wrong, abs=1e-3)  # else this test would show nothing
 
 
 def test_weights_are_loaded_in_the_precision_asked_for(toy: Path) -> None:
