@@ -75,6 +75,8 @@ class TaskSpec(StrictModel):
             classification: text, label. multiple_choice: question, choices, answer (choices may
             be a list of columns). generation: prompt, response, or instruction, input, output.
         labels: The label set in the order of the label ids; default: the labels found in train.
+        positive_label: Of a classification with two labels, the one that ROC-AUC and PR-AUC look
+            for; default: the rarer one of the rows that are evaluated.
         template: Name of a shipped task whose phrasings are used, own phrasing(s), or none for
             the generic ones.
         max_bad_rows: How many unusable rows are left out before the task is refused.
@@ -85,6 +87,7 @@ class TaskSpec(StrictModel):
     source: SourceSpec
     columns: dict[str, str | list[str]] = {}
     labels: Annotated[list[str], Field(min_length=2)] | None = None
+    positive_label: str | None = None
     template: str | TemplateSpec | list[TemplateSpec] | None = None
     max_bad_rows: Annotated[int, Field(ge=0)] = 0
 

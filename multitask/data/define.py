@@ -39,10 +39,35 @@ def define_task(entry: str | TaskSpec, labels: tuple[str, ...], words: Templates
         templates=_templates(entry)[: words.phrasings],
         list_labels=list_labels,
         answers=words.answers,
+        positive_label=None if isinstance(entry, str) else entry.positive_label,
     )
     if kind is Kind.CLASSIFICATION:
         _require_distinct_responses(task)
+    if task.positive_label is not None:
+        _require_two_labels(task)
     return task
+
+
+def _require_two_labels(task: Task) -> None:
+    """See that a positive label is one of two.
+
+    Raises:
+        InputError: It is not, or the task is no classification with two labels.
+    """
+    where = f"task {task.name!r}: key 'positive_label'"
+    if task.kind is not Kind.CLASSIFICATION or len(task.labels) != 2:
+        what = f"{len(task.labels)} labels" if task.labels else f"the kind {task.kind}"
+        raise InputError(
+            f"a positive label needs a classification with two labels, and this task has {what}",
+            where=where,
+            fix="remove the key",
+        )
+    if task.positive_label not in task.labels:
+        raise InputError(
+            f"unknown label {task.positive_label!r}",
+            where=where,
+            fix=did_you_mean(str(task.positive_label), task.labels),
+        )
 
 
 def _templates(entry: str | TaskSpec) -> tuple[Template, ...]:

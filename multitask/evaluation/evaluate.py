@@ -15,10 +15,11 @@ from multitask.data.write import iterate_rows
 from multitask.errors import InputError, did_you_mean
 from multitask.evaluation.comparisons import check_opponents
 from multitask.evaluation.inputs import GENERAL, Inputs, digests, general_inputs, read_inputs
+from multitask.evaluation.model_key import model_key
 from multitask.evaluation.models import base_model, load, trained_model
 from multitask.evaluation.names import BASE_NAME, general_name, name_of
 from multitask.evaluation.outcome import ByTask, Outcome, check_rows
-from multitask.evaluation.partial import Partial, model_key
+from multitask.evaluation.partial import Partial
 from multitask.evaluation.parts import Part, Purpose, parts_of
 from multitask.evaluation.settings import Settings
 from multitask.evaluation.work import Finished, Progress, Work

@@ -13,7 +13,7 @@ from multitask import __version__
 from multitask.data.general import GeneralTask
 from multitask.data.render import Row
 from multitask.data.write import read_rows
-from multitask.evaluation.partial import file_hash
+from multitask.evaluation.model_key import file_hash
 from multitask.evaluation.settings import Settings
 from multitask.run import Run
 from multitask.tasks import Task, task_from_record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,6 @@ from multitask.run import write_atomic
 FOLDER = "partial"
 
 _KEY = "key.json"
-# What a model is loaded from; larger files than this are known by size, time and a sample.
-_LOADED = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py"}
-_WHOLE = 32 * 2**20
-_SAMPLE = 2**20
 
 
 @dataclass(frozen=True)
@@ -135,52 +130,3 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, orjson.JSONDecodeError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def model_key(name: str) -> str:
-    """A digest that changes with a model's weights, configuration or tokenizer.
-
-    Of a folder: of the files that a model is loaded from; of those too large to read, size, time
-    of change, and the first and last MiB. Of an adapter, its base's as well. Of a Hub id: the id
-    and the commit in the cache.
-    """
-    folder = Path(name)
-    digest = hashlib.sha256()
-    if not folder.is_dir():
-        digest.update(f"{name}@{_cached_commit(name)}".encode())
-        return digest.hexdigest()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in _LOADED and path.name != "calibration.json" and path.is_file():
-            digest.update(f"{path.name}:{_content(path)}\n".encode())
-    adapter = _json(folder / "adapter_config.json")
-    if adapter is not None:
-        digest.update(model_key(str(adapter.get("base_model_name_or_path"))).encode())
-    return digest.hexdigest()
-
-
-def _content(path: Path) -> str:
-    status = path.stat()
-    if status.st_size <= _WHOLE:
-        return file_hash(path)
-    with path.open("rb") as file:
-        sample = file.read(_SAMPLE)
-        file.seek(-_SAMPLE, 2)
-        sample += file.read()
-    return f"{status.st_size}:{status.st_mtime_ns}:{hashlib.sha256(sample).hexdigest()}"
-
-
-def _cached_commit(name: str) -> str:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        path = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:
-        return ""
-    return Path(path).parent.name if isinstance(path, str) else ""

@@ -22,6 +22,7 @@ from multitask.metrics.kinds import (
     generation_metrics,
     multiple_choice_metrics,
     option_metrics,
+    rarer_label,
 )
 from multitask.metrics.parse import off_list_rate, parse_labels, parse_letter
 from multitask.metrics.per_label import confusion_matrix, per_label
@@ -57,6 +58,9 @@ def task_results(task: Task, parts: Parts, settings: Settings) -> dict[str, Any]
         record["reliability"] = _reliability(task, predictions)
     if task.kind is Kind.CLASSIFICATION:
         record |= _by_label(task, predictions)
+    if "pr_auc" in record["metrics"]:
+        gold = [p.gold for p in predictions]
+        record["positive_label"] = task.positive_label or rarer_label(gold, task.labels)
     if task.kind is Kind.MULTIPLE_CHOICE:
         record["repeated_options"] = _repeated(main.part.rows)
     if Purpose.GENERATED in parts:
@@ -80,7 +84,13 @@ def _metrics(
     if task.kind is Kind.CLASSIFICATION:
         unvisited = None if scores is None else unvisited_share(predictions)
         return classification_metrics(
-            gold, predicted, task.labels, scores, unvisited=unvisited, clusters=clusters
+            gold,
+            predicted,
+            task.labels,
+            scores,
+            unvisited=unvisited,
+            positive=task.positive_label,
+            clusters=clusters,
         )
     rotations = _rotations(parts[Purpose.ROTATIONS]) if Purpose.ROTATIONS in parts else None
     found = multiple_choice_metrics(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from multitask.errors import InputError
+from multitask.evaluation.model_key import model_key
 from multitask.evaluation.models import same_model
 from multitask.evaluation.names import DEFAULT_NAME
-from multitask.evaluation.partial import model_key
 from multitask.run import Run
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from multitask.checkpoints import Checkpoint, list_checkpoints
 from multitask.errors import InputError, MultitaskError
+from multitask.evaluation.model_key import model_key
 from multitask.evaluation.models import trained_model
-from multitask.evaluation.partial import model_key
 from multitask.run import Run, staged_folder, write_atomic
 
 Report = Callable[[str], None]

@@ -8,6 +8,7 @@ Written for and tested with lm-eval 0.4.11.
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import orjson
 import yaml
 
+from multitask.data.normal_form import normalised
 from multitask.data.render import Row, gold
 from multitask.errors import InputError, MultitaskError
 from multitask.run import Run, staged_folder
@@ -28,6 +30,7 @@ PREFIX = "multitask_"
 """Names of the exported tasks begin so, since the harness knows a banking77 of its own."""
 
 _ROWS = "rows.jsonl"
+_RULE = Path("exact_match.py")
 _COMMON = {
     "dataset_path": "json",
     "test_split": "test",
@@ -90,6 +93,9 @@ def export_lm_eval(
                 beyond += dropped
             (folder / _ROWS).write_bytes(b"".join(lines))
             content = yaml.safe_dump(_config(task, writer.end), sort_keys=False)
+            if task.kind is Kind.GENERATION:
+                content += f"process_results: !function {_RULE.stem}.process_results\n"
+                (folder / _RULE).write_text(_rule(), encoding="utf-8")
             (folder / f"{task.name}.yaml").write_text(content, encoding="utf-8")
             exported.append(Exported(PREFIX + task.name, len(lines), beyond))
         (stage / "README.md").write_text(_readme(run, loaded, exported), encoding="utf-8")
@@ -198,8 +204,6 @@ def _config(task: Task, end: str) -> dict[str, Any]:
         "metric": "exact_match",
         "aggregation": "mean",
         "higher_is_better": True,
-        "ignore_case": True,
-        "regexes_to_ignore": [r"\s+"],
     }
     generation = {"until": [end] if end else [], "do_sample": False, "max_gen_toks": 128}
     return config | {
@@ -207,6 +211,24 @@ def _config(task: Task, end: str) -> dict[str, Any]:
         "generation_kwargs": generation,
         "metric_list": [metric],
     }
+
+
+def _rule() -> str:
+    """Our exact match as the harness's own function: its filters cannot collapse white space."""
+    return (
+        '''"""When two texts match exactly: copied from multitask, which counts the same way."""
+
+import unicodedata
+
+
+'''
+        + inspect.getsource(normalised)
+        + """
+
+def process_results(doc: dict, results: list[str]) -> dict[str, float]:
+    return {"exact_match": float(normalised(results[0]) == normalised(doc["gold"]))}
+"""
+    )
 
 
 def model_arguments(name: str) -> str:

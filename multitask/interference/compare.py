@@ -14,9 +14,9 @@ from multitask.errors import InputError
 from multitask.evaluation.comparisons import Answers, Paired, common_rows, compare_all, read_answers
 from multitask.evaluation.evaluate import Evaluation, evaluate
 from multitask.evaluation.inputs import Inputs, digests, read_inputs
+from multitask.evaluation.model_key import model_key
 from multitask.evaluation.models import base_model, is_trained
 from multitask.evaluation.names import DEFAULT_NAME, name_of
-from multitask.evaluation.partial import model_key
 from multitask.evaluation.settings import Settings
 from multitask.interference.budget import (
     Budget,

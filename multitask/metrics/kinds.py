@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -97,7 +98,8 @@ def classification_metrics(
         log_probs: Log-likelihoods of shape (rows, labels), NaN or -inf where not scored; without
             them there are no metrics of probabilities.
         unvisited: Bound of the share of each row's mass on labels not scored.
-        positive: With two labels, the one that ROC-AUC and PR-AUC look for; default: the first.
+        positive: With two labels, the one that ROC-AUC and PR-AUC look for; default:
+            :func:`rarer_label`. ROC-AUC is the same for both labels, PR-AUC is not.
         clusters: The item of every row, where items have several (one row per template, say).
         seed: Seeds the bootstraps.
 
@@ -121,12 +123,21 @@ def classification_metrics(
     scores = normalised(log_probs, unvisited)
     found |= _calibration_metrics(gold, scores, labels, clusters, seed)
     if len(labels) == 2 and len(set(gold)) == 2:
-        wanted = labels[0] if positive is None else positive
+        wanted = rarer_label(gold, labels) if positive is None else positive
         column = list(labels).index(wanted)
         found |= ranking_metrics(
             [label == wanted for label in gold], scores[:, column], clusters=clusters, seed=seed
         )
     return found
+
+
+def rarer_label(gold: Sequence[str], labels: Sequence[str]) -> str:
+    """The label that fewer rows have, the later one of equals: what a detector looks for.
+
+    Of the common label a random score has a PR-AUC near 1.
+    """
+    counts = Counter(gold)
+    return min(reversed(labels), key=lambda label: counts[label])
 
 
 def _calibration_metrics(

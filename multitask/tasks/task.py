@@ -37,6 +37,7 @@ class Task:
         templates: At least one phrasing.
         list_labels: Whether prompts name the labels to choose from.
         answers: Multiple choice is answered by the option's letter or by its text.
+        positive_label: Of two classes, the one that is looked for; None: the rarer one.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Task:
     templates: tuple[Template, ...]
     list_labels: bool = False
     answers: Answers = "letter"
+    positive_label: str | None = None
 
     def template(self, name: str) -> Template:
         """The phrasing of that name; KeyError when the task has none such."""
@@ -105,6 +107,7 @@ def task_record(task: Task) -> dict[str, Any]:
         "labels": list(task.labels),
         "list_labels": task.list_labels,
         "answers": task.answers,
+        "positive_label": task.positive_label,
         "templates": [
             {"name": t.name, "prompt": t.prompt, "response": t.response} for t in task.templates
         ],
@@ -120,4 +123,5 @@ def task_from_record(name: str, record: Mapping[str, Any]) -> Task:
         templates=tuple(Template(**template) for template in record["templates"]),
         list_labels=record["list_labels"],
         answers=record["answers"],
+        positive_label=record["positive_label"],
     )

@@ -9,6 +9,7 @@ import yaml
 
 from multitask.cluster import load_cluster
 from multitask.errors import InputError
+from multitask.evaluation.model_key import store_digests
 from multitask.run import Run
 from multitask.runners.axolotl import PLUGIN
 from multitask.spec import load_spec
@@ -67,7 +68,10 @@ def train(
         on_event=on_event,
         say=say,
     )
-    return supervisor.supervise(resume=resume)
+    log = supervisor.supervise(resume=resume)
+    if node == 0:
+        store_digests(run.model)
+    return log
 
 
 def _require_axolotl() -> None:

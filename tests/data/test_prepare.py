@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from multitask.data.define import define_task
 from multitask.data.normal_form import normalised, without_punctuation
 from multitask.data.render import gold
 from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
 from multitask.spec import Spec, load_spec
+from multitask.task_spec import TaskSpec, TemplatesSpec
+from multitask.tasks import Kind, task_from_record, task_record
 
 
 def test_rows_have_the_keys_of_the_contract(sample_spec: Spec, tmp_path: Path) -> None:
@@ -236,3 +239,30 @@ def test_a_skewed_mixture_is_loaded_by_datasets(
         "json", data_files=str(run.split("train")), split="train", cache_dir=str(tmp_path / "cache")
     )
     assert len(loaded) == json.loads(run.manifest.read_text())["files"]["train.jsonl"]["rows"]
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"positive_label": "spm"}, "did you mean 'spam'"),
+        ({"positive_label": "spam", "labels": ["ham", "spam", "scam"]}, "this task has 3 labels"),
+        ({"positive_label": "spam", "kind": "generation"}, "the kind generation"),
+    ],
+)
+def test_a_positive_label_is_one_of_two(task: dict[str, object], words: str) -> None:
+    entry = TaskSpec.model_validate(
+        {"name": "mail", "kind": "classification", "source": {"path": "x.csv"}} | task
+    )
+    labels = () if entry.kind is Kind.GENERATION else tuple(entry.labels or ("ham", "spam"))
+    with pytest.raises(InputError, match="key 'positive_label'") as error:
+        define_task(entry, labels, TemplatesSpec())
+    assert words in str(error.value)
+
+
+def test_a_positive_label_comes_back_from_the_manifest() -> None:
+    entry = TaskSpec.model_validate(
+        {"name": "mail", "kind": "classification", "source": {"path": "x.csv"}}
+        | {"positive_label": "ham"}
+    )
+    task = define_task(entry, ("ham", "spam"), TemplatesSpec())
+    assert task_from_record("mail", task_record(task)) == task

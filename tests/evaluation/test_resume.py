@@ -19,7 +19,8 @@ import pytest
 from multitask.errors import InputError, MultitaskError
 from multitask.evaluation import work
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.partial import Block, Partial, model_key
+from multitask.evaluation.model_key import model_key
+from multitask.evaluation.partial import Block, Partial
 from multitask.evaluation.settings import Settings
 from multitask.run import Run
 

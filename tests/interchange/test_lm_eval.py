@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from multitask.data.normal_form import normalised
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.inputs import read_inputs
@@ -18,6 +20,8 @@ from multitask.evaluation.settings import Settings
 from multitask.interchange.lm_eval import Exported, export_lm_eval, model_arguments
 from multitask.run import Run
 from multitask.scoring.model import load_model
+from multitask.spec import load_spec
+from tests.trained import trained_run
 
 pytest.importorskip("torch")
 
@@ -32,7 +36,7 @@ def _export(run: Run, folder: Path) -> list[Exported]:
 
 def _harness(run: Run, folder: Path, names: list[str]) -> dict[str, Any]:
     """Start lm_eval as the README says, but in this process and without its own tasks."""
-    lm_eval = pytest.importorskip("lm_eval")
+    import lm_eval
     from lm_eval.tasks import TaskManager
 
     before = Path.cwd()
@@ -79,6 +83,63 @@ def test_the_harness_gives_our_accuracies(
             likelihoods = [float(response[0]) for response in sample["filtered_resps"]]
             assert labels[max(range(len(labels)), key=likelihoods.__getitem__)] == answer
     assert len({answer for (task, _), answer in predicted.items() if task == "banking77"}) > 2
+
+
+@pytest.fixture(scope="module")
+def generating(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A model that answers freely, and test rows whose references differ from it in white space,
+    in case, or in a ligature."""
+    folder = tmp_path_factory.mktemp("generating")
+    answers = ["red fox", "fine cat", "old dog"]
+    references = ["redfox", "RED  fox", "red fox", "\ufb01ne cat", "olddog", "Old dog"]
+    train = [(f"say {answers[i % 3]} {i}", answers[i % 3]) for i in range(60)]
+    test = [(f"say {answers[i // 3]} {60 + i}", text) for i, text in enumerate(references[:3])]
+    test += [(f"say fine cat {70 + i}", references[3]) for i in range(2)]
+    test += [(f"say old dog {80 + i}", text) for i, text in enumerate(references[4:])]
+    for name, rows in {"train": train, "test": test}.items():
+        lines = [orjson.dumps({"prompt": prompt, "response": text}) for prompt, text in rows]
+        (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines))
+    task = {
+        "name": "echo",
+        "kind": "generation",
+        "source": {"train": "train.jsonl", "test": "test.jsonl"},
+    }
+    spec = {
+        "model": "owner/model", "tasks": [task], "cluster": "cpu", "method": "full",
+        "leakage": {"near_duplicates": False},
+    }  # fmt: skip
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    return trained_run(load_spec(folder / "spec.yaml"), folder / "run", steps=150)
+
+
+def test_the_harness_gives_our_exact_match(
+    generating: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own filters can only delete white space (``regexes_to_ignore`` of lm_eval's
+    ``exact_match``, lm_eval/api/metrics.py), which makes "redfox" of "red fox"."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    outcome = evaluate(generating, settings=SETTINGS)
+    (exported,) = _export(generating, tmp_path / "out")
+    theirs = _harness(generating, tmp_path / "out", [exported.name])
+    ours = outcome.results["tasks"]["echo"]["metrics"]["exact_match"]["value"]
+    assert theirs["results"][exported.name]["exact_match,none"] == pytest.approx(ours, abs=1e-9)
+    table = pq.read_table(outcome.directory / "predictions.parquet").to_pylist()
+    hits = {row["id"]: normalised(row["predicted"]) == normalised(row["gold"]) for row in table}
+    for sample in theirs["samples"][exported.name]:
+        assert sample["exact_match"] == hits[sample["doc"]["id"]]
+    assert 0 < ours < 1
+
+
+def test_the_exported_rule_collapses_white_space_and_deletes_none(
+    generating: Run, tmp_path: Path
+) -> None:
+    _export(generating, tmp_path / "out")
+    rule = runpy.run_path(str(tmp_path / "out" / "echo" / "exact_match.py"))["process_results"]
+    pairs = {("a b", "ab"): 0.0, ("a b", "A \t b\n"): 1.0, ("\ufb01ne", "FINE"): 1.0}
+    for (reference, answer), expected in pairs.items():
+        assert rule({"gold": reference}, [answer]) == {"exact_match": expected}
 
 
 def _scores(table: list[dict[str, Any]], task: str, name: str) -> list[dict[str, Any]]:

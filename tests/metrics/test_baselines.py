@@ -25,6 +25,19 @@ def test_tfidf_learns_words() -> None:
     assert tfidf_logistic_regression(train, _rows(("my card is lost", "?"))) == ["lost"]
 
 
+@pytest.mark.parametrize("texts", ["ab", "甲乙", "🙂🙁", "?!"])
+def test_texts_without_a_word_of_two_characters_are_answered(texts: str) -> None:
+    """scikit-learn's default words have two characters or more (``TfidfVectorizer``'s
+    ``token_pattern``); without any it raises "empty vocabulary"."""
+    train = _rows(*[(text, label) for text, label in zip(texts, "xy", strict=True)] * 5)
+    assert tfidf_logistic_regression(train, train[:2]) == ["x", "y"]
+    questions = [
+        {"text": "?", "answer": "A", "choices": [texts[0], texts[1]]},
+        {"text": "?", "answer": "B", "choices": [texts[1], texts[0]]},
+    ] * 5
+    assert tfidf_logistic_regression(questions, questions[:2]) == ["A", "B"]
+
+
 def test_a_single_class_is_answered_without_a_model() -> None:
     train = _rows(("x", "only"), ("y", "only"))
     assert tfidf_logistic_regression(train, train) == ["only", "only"]

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from multitask.metrics import accuracy
 from multitask.metrics.kinds import (
@@ -19,6 +20,7 @@ from multitask.metrics.kinds import (
     generation_metrics,
     multiple_choice_metrics,
     option_metrics,
+    rarer_label,
 )
 from multitask.metrics.multiple_choice import cyclic_orders
 from multitask.metrics.ranking import roc_auc
@@ -102,9 +104,28 @@ def test_the_areas_look_for_the_positive_label() -> None:
     assert found["roc_auc"].value == pytest.approx(
         roc_auc([g == "yes" for g in gold], margin).value
     )
-    first = classification_metrics(gold, predicted, ["no", "yes"], scores)
-    assert first["roc_auc"].value == pytest.approx(found["roc_auc"].value)
-    assert first["pr_auc"].value != pytest.approx(found["pr_auc"].value)
+    assert found["pr_auc"].value == pytest.approx(
+        average_precision_score([g == "yes" for g in gold], margin)
+    )
+    other = classification_metrics(gold, predicted, ["no", "yes"], scores, positive="no")
+    assert other["roc_auc"].value == pytest.approx(found["roc_auc"].value)
+    assert other["pr_auc"].value != pytest.approx(found["pr_auc"].value)
+
+
+@pytest.mark.parametrize("labels", [["ham", "spam"], ["spam", "ham"]])
+def test_a_random_score_of_rare_spam_is_no_success(labels: list[str]) -> None:
+    """Of ham, which 95 % of rows are, it would have a PR-AUC of 0.95."""
+    rng = np.random.default_rng(0)
+    gold = ["spam"] * 100 + ["ham"] * 1900
+    scores = np.log(rng.dirichlet([1, 1], len(gold)))
+    found = classification_metrics(gold, gold, labels, scores)
+    assert found["pr_auc"].value == pytest.approx(0.05, abs=0.02)
+    expected = average_precision_score([g == "spam" for g in gold], scores[:, labels.index("spam")])
+    assert found["pr_auc"].value == pytest.approx(expected)
+
+
+def test_of_equally_frequent_labels_the_later_one_is_looked_for() -> None:
+    assert rarer_label(["no", "yes"], ["no", "yes"]) == "yes"
 
 
 def test_one_gold_label_has_no_area_under_a_curve() -> None:
