@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,18 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from multitask.callbacks.answers import IGNORED, LossOverAnswers, PlainLoss
 from multitask.callbacks.identify import BatchReader, SampleTable
 from multitask.training_spec import BalanceSpec
-
-IGNORED = -100
-
-# Bound on logits of a measured micro batch, in elements, where the loss kernel keeps none.
-_LOGITS = 2**28
-
-
-# The trainer's loss of model, inputs and items, by a loss function of outputs, labels and items
-# or, without one, by the model's own; with the model's outputs.
-PlainLoss = Callable[[Any, Any, Any, Callable[..., Any] | None], tuple[Any, Any]]
 
 
 def lagging_weights(
@@ -60,30 +50,13 @@ class TaskBalance:
         weights: The factor of each task's token losses at present.
     """
 
-    def __init__(
-        self,
-        table: SampleTable,
-        names: Sequence[str],
-        spec: BalanceSpec,
-        *,
-        is_measured: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Watch batches of the samples in ``table``.
-
-        Args:
-            table: The training set's samples.
-            names: Names of the tasks.
-            spec: Weights and schedule.
-            is_measured: Says whether this micro batch's loss is computed from logits where the
-                model's loss kernel gives none, to see the loss of each task.
-        """
+    def __init__(self, table: SampleTable, names: Sequence[str], spec: BalanceSpec) -> None:
+        """Watch batches of the samples in ``table``, for tasks of these names."""
         self.names = tuple(names)
         self.spec = spec
         self.weights = {name: spec.loss_weights.get(name, 1.0) for name in self.names}
         self._reader = BatchReader(table)
-        self._is_measured = is_measured
         self._sums: Any = None
-        self._fused = False
 
     @property
     def public_names(self) -> dict[str, str]:
@@ -93,7 +66,13 @@ class TaskBalance:
         return {key: f"train/{key}" for key in keys}
 
     def compute_loss(
-        self, plain: PlainLoss, model: Any, inputs: Any, return_outputs: bool, items: Any
+        self,
+        plain: PlainLoss,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool,
+        items: Any,
+        over: LossOverAnswers | None = None,
     ) -> Any:
         """Compute a training batch's loss and add it to the sums.
 
@@ -103,19 +82,13 @@ class TaskBalance:
             inputs: The batch.
             return_outputs: Whether the model's outputs are wanted as well.
             items: Supervised tokens of the whole step, where the trainer divides by them.
+            over: How the loss is computed.
         """
         tasks, rows = self._reader.tasks_of(inputs)
         targets, tasks = inputs["labels"][:, 1:], tasks[:, 1:]
-        if self.spec.weighs or (self._fused and self._is_measured() and self._fits(model, targets)):
-            weighed = _WeighedLoss(_causal_model(model), targets, tasks, self._factors(targets))
-            more = {} if weighed.whole else {"logits_to_keep": weighed.columns}
-            loss, outputs = plain(model, {**inputs, **more}, items, weighed)
-            losses = weighed.losses
-        else:
-            loss, outputs = plain(model, inputs, items, None)
-            logits = outputs.get("logits")
-            self._fused = logits is None
-            losses = None if logits is None else _token_losses(logits[:, :-1].detach(), targets)
+        factors = self._factors(targets)[tasks] if self.spec.weighs else None
+        over = over or LossOverAnswers()
+        loss, outputs, losses = over.compute(plain, model, inputs, items, factors)
         self._add(targets, tasks, rows, losses)
         return (loss, outputs) if return_outputs else loss
 
@@ -125,11 +98,6 @@ class TaskBalance:
 
         factors = [*(self.weights[name] for name in self.names), 1.0]
         return torch.tensor(factors, device=like.device)
-
-    def _fits(self, model: Any, targets: Any) -> bool:
-        columns = int((targets != IGNORED).any(0).sum())
-        vocabulary = _causal_model(model).config.get_text_config().vocab_size
-        return columns * int(targets.shape[0]) * int(vocabulary) <= _LOGITS
 
     def _add(self, targets: Any, tasks: Any, rows: Any, losses: Any) -> None:
         """Add a batch: per task the loss, the tokens it is of, all tokens, and rows."""
@@ -188,63 +156,6 @@ class TaskBalance:
             factors = lagging_weights(losses[-1], losses[0], self.spec)
             for name, factor in factors.items():
                 self.weights[name] = self.spec.loss_weights.get(name, 1.0) * factor
-
-
-class _WeighedLoss:
-    """A loss function for the trainer: the mean over tokens of loss times weight.
-
-    Only columns with a supervised token need logits; the losses of single tokens are kept.
-    """
-
-    def __init__(self, base: Any, targets: Any, tasks: Any, factors: Any) -> None:
-        import torch
-
-        self.columns = (targets != IGNORED).any(0).nonzero().flatten()
-        if len(self.columns) == 0:
-            self.columns = torch.zeros(1, dtype=torch.int64, device=targets.device)
-        self.whole = "logits_to_keep" not in inspect.signature(type(base).forward).parameters
-        self.losses: Any = None
-        self._base, self._targets, self._tasks, self._factors = base, targets, tasks, factors
-
-    def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
-        import torch
-
-        targets, columns = self._targets, self.columns
-        logits = outputs.logits[:, columns] if self.whole else outputs.logits
-        kept = _token_losses(logits, targets[:, columns])
-        count = (targets != IGNORED).sum().clamp(min=1)
-        count = count if num_items_in_batch is None else num_items_in_batch
-        loss = (kept * self._factors[self._tasks[:, columns]]).sum() / count
-        if getattr(outputs, "aux_loss", None) is not None:  # a mixture of experts' router
-            loss = loss + self._base.config.router_aux_loss_coef * outputs.aux_loss
-        self.losses = torch.zeros(targets.shape, dtype=kept.dtype, device=kept.device)
-        self.losses[:, columns] = kept.detach()
-        return loss
-
-
-def _token_losses(logits: Any, targets: Any) -> Any:
-    """Negative log-likelihood of each target, 0 where there is none; shape of ``targets``."""
-    import torch
-    from torch.nn import functional
-
-    asked = targets != IGNORED
-    if logits.requires_grad:
-        flat = functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), reduction="none"
-        )
-        return flat.view_as(targets)
-    losses = torch.zeros(targets.shape, device=logits.device)
-    losses[asked] = functional.cross_entropy(
-        logits[asked].float(), targets[asked], reduction="none"
-    )
-    return losses
-
-
-def _causal_model(model: Any) -> Any:
-    """The causal language model inside what the trainer trains."""
-    while hasattr(model, "module") or hasattr(model, "_orig_mod"):  # parallel, compiled
-        model = model.module if hasattr(model, "module") else model._orig_mod
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class BalanceCallback(TrainerCallback):

@@ -10,20 +10,18 @@ collectives.
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from multitask.callbacks.align import RowFile, Tokenize, align, axolotl_tokenizer
+from multitask.callbacks.answers import IGNORED, causal_model, takes_columns
 from multitask.callbacks.best import SCORE, score
 from multitask.callbacks.choose import row_budget, stratified
 from multitask.data.render import gold
 from multitask.errors import MultitaskError
 from multitask.training_spec import PluginSettings
-
-IGNORED = -100
 
 # Bound on logits held at once, in elements: 1 GiB in float32.
 _LOGITS = 2**28
@@ -227,8 +225,8 @@ class TaskEvaluator:
         import torch
 
         model, accelerator = trainer.model, trainer.accelerator
-        base = _inner_model(accelerator.unwrap_model(model))
-        selects = "logits_to_keep" in inspect.signature(type(base).forward).parameters
+        base = causal_model(accelerator.unwrap_model(model))
+        selects = takes_columns(base)
         vocabulary = int(base.config.get_text_config().vocab_size)
         batches = plan_batches(
             self.rows.rows,
@@ -287,11 +285,6 @@ def _forward(
     else:
         logits = model(**inputs, use_cache=False).logits
     return answer_sums(logits, targets, tasks, names)
-
-
-def _inner_model(model: Any) -> Any:
-    """The causal language model itself, under an adapter if there is one."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def task_metrics(

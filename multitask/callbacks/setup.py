@@ -8,8 +8,10 @@ from typing import Any
 
 from multitask.callbacks import adalora
 from multitask.callbacks.align import RowFile, align, axolotl_tokenizer
+from multitask.callbacks.answers import LossOverAnswers, causal_model, takes_columns
 from multitask.callbacks.balance import BalanceCallback, TaskBalance
 from multitask.callbacks.best import SelectionCallback
+from multitask.callbacks.collate import BatchMetadata, reads_lengths
 from multitask.callbacks.identify import SampleTable
 from multitask.callbacks.per_task import build_evaluator, shuffle_seed
 from multitask.callbacks.resume import ResumeCallback
@@ -63,6 +65,7 @@ def watch_tasks(cfg: Any, trainer: Any, run: Run) -> None:
     settings = settings_of(cfg)
     trainer.add_callback(ResumeCallback(run.evaluation_log, run.balance_log))
     _refuse_context_parallel(cfg, settings)
+    _compute_less(cfg, trainer)
     if settings.evaluation.rows_per_task:
         if _is_ours(cfg.test_datasets, run.split("validation")):
             _evaluate_tasks(cfg, trainer, run, settings)
@@ -114,17 +117,37 @@ def _balance_tasks(cfg: Any, trainer: MultitaskTrainer, run: Run, settings: Plug
     if settings.balance.weighs:
         _refuse_other_losses(cfg, trainer)
     table = SampleTable.build(trainer.train_dataset, file.tasks[order], len(file.names))
-    trainer.balance = TaskBalance(
-        table,
-        file.names,
-        settings.balance,
-        is_measured=lambda: (trainer.state.global_step + 1) % _logging_steps(trainer) == 0,
-    )
+    trainer.balance = TaskBalance(table, file.names, settings.balance)
     trainer.add_callback(BalanceCallback(trainer, run.balance_log))
 
 
-def _logging_steps(trainer: Any) -> int:
-    return max(1, int(trainer.state.logging_steps or 1))
+def _compute_less(cfg: Any, trainer: MultitaskTrainer) -> None:
+    """Compute the loss over answers alone, and what a batch says of itself once a batch.
+
+    Compiled, a model would be compiled anew for every other number of columns or rows; with
+    context parallelism a process sees a part of each row.
+    """
+    if cfg.torch_compile or (cfg.context_parallel_size or 1) > 1:
+        return
+    base = causal_model(trainer.model)
+    columns = takes_columns(base) and _has_plain_loss(cfg, trainer)
+    trainer.over = LossOverAnswers(enabled=columns)
+    lengths = bool(cfg.sample_packing) and reads_lengths(base)
+    if columns or lengths:
+        trainer.data_collator = BatchMetadata(
+            trainer.data_collator, packed_lengths=lengths, columns=columns
+        )
+
+
+def _has_plain_loss(cfg: Any, trainer: Any) -> bool:
+    """Whether the loss is the mean over tokens, and logits stand where the tokens do."""
+    config = getattr(trainer.model, "active_peft_config", None)
+    return not (
+        trainer.compute_loss_func is not None
+        or trainer.label_smoother is not None
+        or cfg.adapter == adalora.NAME  # its penalty is a part of the loss
+        or getattr(config, "is_prompt_learning", False)  # virtual tokens come before them
+    )
 
 
 def _is_ours(datasets: Any, path: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from axolotl.core.trainers import AxolotlTrainer
 
+from multitask.callbacks.answers import LossOverAnswers
 from multitask.callbacks.balance import TaskBalance
 from multitask.callbacks.best import public_name
 from multitask.callbacks.per_task import TaskEvaluator
@@ -20,11 +21,13 @@ class MultitaskTrainer(AxolotlTrainer):
     Attributes:
         evaluator: Replaces the evaluation over merged rows.
         balance: Watches or weighs training losses by task.
+        over: How the training loss is computed.
         evaluation_log: Where evaluations are appended, one JSON object a line.
     """
 
     evaluator: TaskEvaluator | None = None
     balance: TaskBalance | None = None
+    over: LossOverAnswers = LossOverAnswers(enabled=False)
     evaluation_log: Path | None = None
     control: Any
     compute_loss_func: Any
@@ -56,11 +59,16 @@ class MultitaskTrainer(AxolotlTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Compute the loss, and let the balance watch or weigh it."""
-        if self.balance is None or not model.training:
+        """Compute the loss over the supervised columns; the balance watches or weighs it."""
+        if not model.training or "labels" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.balance is None:
+            loss, outputs, _ = self.over.compute(
+                self._compute_loss_by, model, inputs, num_items_in_batch
+            )
+            return (loss, outputs) if return_outputs else loss
         return self.balance.compute_loss(
-            self._compute_loss_by, model, inputs, return_outputs, num_items_in_batch
+            self._compute_loss_by, model, inputs, return_outputs, num_items_in_batch, self.over
         )
 
     def _compute_loss_by(
