@@ -13,13 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from multitask.estimate.assumptions import LOGITS_HELD
+
 IGNORED = -100
 
 COLUMNS = "answer_columns"
 """The key of a batch that holds its supervised columns, put there by the collator."""
-
-LOGITS_HELD = 2**26
-"""Most logits of a micro batch, in elements, where a fused loss would keep none: 0.8 GB."""
 
 # The trainer's loss of model, inputs and items, by a loss function of outputs, labels and items
 # or, without one, by the model's own; with the model's outputs.

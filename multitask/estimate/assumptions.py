@@ -24,6 +24,10 @@ from 256 to 8,192 tokens (docs/estimate.md)."""
 FUSED_LOSS_CHUNKS = 16
 """A fused linear cross entropy (Liger, cut cross entropy) holds logits of a part of the tokens."""
 
+LOGITS_HELD = 2**26
+"""Logits of supervised tokens of a micro batch, in elements, up to which they are made in place of
+a fused loss, for the losses of tasks: 0.8 GB."""
+
 NF4_BITS = 4.127
 """Bits per weight of NF4 with double quantisation (QLoRA, Dettmers et al. 2023, section 3)."""
 

@@ -11,6 +11,7 @@ from multitask.estimate.assumptions import (
     FUSED_LOSS_CHUNKS,
     GB,
     LOGITS_BYTES,
+    LOGITS_HELD,
     NCCL_GB,
 )
 from multitask.estimate.inputs import Spread, Training, Workload
@@ -79,8 +80,10 @@ def estimate_memory(
             host, weights = host + weights, 0.0
     tokens = workload.micro_batch * workload.sequence_len
     activations = activation_bytes(shape, training, workload)
-    logits = float(tokens * shape.vocab_size * LOGITS_BYTES)
-    logits /= FUSED_LOSS_CHUNKS if workload.fused_loss else 1
+    elements = float(tokens * shape.vocab_size)
+    if workload.fused_loss:
+        elements = max(elements / FUSED_LOSS_CHUNKS, min(elements, LOGITS_HELD))
+    logits = elements * LOGITS_BYTES
     buffers = _buffer_bytes(shape, training, spread, workload)
     overhead = CUDA_CONTEXT_GB * GB + (NCCL_GB * GB if spread.world_size > 1 else 0.0)
     overhead += FRAGMENTATION * (activations + logits + buffers)
