@@ -105,7 +105,9 @@ class Spec(StrictModel):
         mixture: How often each task's rows are seen.
         leakage: How rows of different splits and tasks are compared.
         seed: Seeds the split, the mixture, the templates and the trainer.
-        sequence_len: Longest example in tokens; longer ones are dropped by Axolotl.
+        sequence_len: Longest example in tokens; longer ones are dropped by Axolotl. Packed
+            sequences are all this long. Default: from the data, so that the longest row fits and
+            an optimizer step sees about 96 rows.
         learning_rate: Peak learning rate; default: the method's.
         global_batch_size: Sequences per optimizer step over all GPUs; where rows are packed, one
             sequence holds several. Default: what holds about 96 rows.
@@ -137,7 +139,7 @@ class Spec(StrictModel):
     mixture: MixtureSpec = MixtureSpec()
     leakage: LeakageSpec = LeakageSpec()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    sequence_len: Annotated[int, Field(ge=16)] = 2048
+    sequence_len: Annotated[int, Field(ge=16)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     global_batch_size: Annotated[int, Field(ge=1)] | None = None
     data_dir: str | None = None

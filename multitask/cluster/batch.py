@@ -9,7 +9,7 @@ from multitask.errors import InputError
 
 # Rows per optimizer step when the spec does not say: enough for a steady gradient over many
 # tasks, few enough for some hundred steps on small ones.
-_DEFAULT_ROWS = 96
+DEFAULT_ROWS = 96
 _DEFAULT_ROWS_CPU = 16
 _MOST_PER_GPU = 8
 _MOST_ON_CPU = 64
@@ -51,8 +51,8 @@ def derive_batch(
     """
     world = cluster.world_size
     if global_size is None:
-        rows = _DEFAULT_ROWS_CPU if cluster.on_cpu else _DEFAULT_ROWS
-        global_size = world * max(1, int(rows / rows_per_sequence / world))
+        rows = _DEFAULT_ROWS_CPU if cluster.on_cpu else DEFAULT_ROWS
+        global_size = world * max(1, round(rows / rows_per_sequence / world))
     if global_size % world:
         below = global_size // world * world
         raise InputError(

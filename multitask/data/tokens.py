@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from multitask.data.render import Renderer, Row, pick_templates
+from multitask.run import Run
 from multitask.spec import Spec
 
 if TYPE_CHECKING:
     from multitask.data.prepare import Prepared, PreparedTask
 
 _SAMPLE = 2000
+_LONGEST = 32
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,9 @@ class TokenCount:
     Attributes:
         total: All tokens, prompts included.
         supervised: Tokens of the answers, which are learnt.
-        longest: Tokens of the longest row that was counted.
-        too_long: Share of counted rows that are longer than ``sequence_len``; Axolotl drops them.
+        longest: Tokens of the longest row.
+        too_long: Share of counted rows that are longer than the spec's ``sequence_len``; Axolotl
+            drops them. 0 where the spec leaves the length to the data.
         counted: How many rows were counted; fewer than there are means an estimate.
     """
 
@@ -83,12 +89,31 @@ def count_tokens(spec: Spec, root: Path, prepared: Prepared) -> dict[str, TokenC
     tokenizer = load_tokenizer(spec, root)
     if tokenizer is None:
         return None
+    longest = _longest_rows(Run(root))
     return {
-        task.task.name: _count(task, tokenizer, spec, prepared.alpaca) for task in prepared.tasks
+        task.task.name: _count(
+            task, tokenizer, spec, prepared.alpaca, longest.get(task.task.name, ())
+        )
+        for task in prepared.tasks
     }
 
 
-def _count(prepared: PreparedTask, tokenizer: Any, spec: Spec, alpaca: bool) -> TokenCount:
+def _longest_rows(run: Run) -> dict[str, list[Row]]:
+    """Rows of each task among which the longest one in tokens is: the longest ones in bytes."""
+    found: dict[str, list[tuple[int, bytes]]] = {}
+    for split in ("train", "validation"):
+        with run.split(split).open("rb") as file:
+            for line in file:
+                heap = found.setdefault(orjson.loads(line)["task"], [])
+                heapq.heappush(heap, (len(line), line))
+                if len(heap) > _LONGEST:
+                    heapq.heappop(heap)
+    return {task: [orjson.loads(line) for _, line in heap] for task, heap in found.items()}
+
+
+def _count(
+    prepared: PreparedTask, tokenizer: Any, spec: Spec, alpaca: bool, longest: Sequence[Row]
+) -> TokenCount:
     places = prepared.places[:_SAMPLE]
     part = prepared.parts["train"]
     templates = pick_templates(
@@ -105,8 +130,8 @@ def _count(prepared: PreparedTask, tokenizer: Any, spec: Spec, alpaca: bool) -> 
     return TokenCount(
         total=round(sum(wholes) * scale),
         supervised=round(sum(supervised) * scale),
-        longest=max(wholes),
-        too_long=sum(n > spec.sequence_len for n in wholes) / len(wholes),
+        longest=max(wholes + _lengths(longest, tokenizer)[0]),
+        too_long=sum(n > (spec.sequence_len or n) for n in wholes) / len(wholes),
         counted=len(wholes),
     )
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from multitask.data.write import iterate_rows
+from multitask.estimate.assumptions import PACKING_FILL
 from multitask.run import Run
 
 # Where no tokenizer is at hand: English text under current vocabularies has some 4 characters a
 # token, and a chat template adds some 20 tokens to a conversation.
 _CHARACTERS_PER_TOKEN = 4.0
+# Of the row that must fit: code, numbers and other languages have fewer.
+_FEWEST_CHARACTERS_PER_TOKEN = 3.0
 _TEMPLATE_TOKENS = 20
 _SAMPLE = 4000
 
@@ -25,7 +28,7 @@ class Workload:
         rows: Rows in one pass over the mixture.
         validation_rows: Rows of the validation split.
         tokens_per_row: Mean tokens of a row, prompt included.
-        longest: Most tokens of a row that was looked at.
+        longest: Tokens of the longest row; where they are guessed, rather too many.
         counted: Whether tokens were counted with the model's tokenizer; else they are guessed
             from characters.
     """
@@ -39,9 +42,9 @@ class Workload:
     def rows_per_sequence(self, sequence_len: int) -> float:
         """Rows that fit into a packed sequence on average, at least 1.
 
-        Packing fills a sequence to some 95 %: the next row is too long for what is left.
+        The next row is too long for what is left of a sequence.
         """
-        return max(1.0, 0.95 * sequence_len / self.tokens_per_row)
+        return max(1.0, PACKING_FILL * sequence_len / self.tokens_per_row)
 
 
 def workload_of(run: Run) -> Workload:
@@ -55,10 +58,12 @@ def workload_of(run: Run) -> Workload:
         total = sum(count["total"] for count in counts)
         longest = max(count["longest"] for count in counts)
         return Workload(rows, validation, total / rows, longest, counted=True)
-    lengths = [
-        sum(len(message["content"]) for message in row["messages"]) / _CHARACTERS_PER_TOKEN
-        + _TEMPLATE_TOKENS
-        for row in islice(iterate_rows(run.split("train")), _SAMPLE)
-    ]
-    mean = sum(lengths) / len(lengths)
-    return Workload(rows, validation, mean, round(max(lengths)), counted=False)
+    lengths = [_characters(row) for row in iterate_rows(run.split("train"))]
+    sample = lengths[:_SAMPLE]
+    mean = sum(sample) / len(sample) / _CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS
+    longest = max(lengths) / _FEWEST_CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS
+    return Workload(rows, validation, mean, math.ceil(longest), counted=False)
+
+
+def _characters(row: dict[str, Any]) -> int:
+    return sum(len(message["content"]) for message in row["messages"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,12 +22,13 @@ from multitask.errors import InputError
 from multitask.estimate import Estimate, Row, checkpoint_cadence, compare, estimate, save_seconds
 from multitask.models import ModelInfo
 from multitask.planning.quote import NOMINAL, plan_of
+from multitask.planning.sequence import SequenceLength, choose_sequence_len
 from multitask.planning.setup import SavePlan, Setup
 from multitask.resources import config_names
 from multitask.spec import Spec
 
 _MOST_MICRO = 8
-_FEW_STEPS = 100
+_FEW_STEPS = 200
 
 # Estimates err by some 15 %, and an out-of-memory error costs more than recomputing.
 _ROOM = 0.75
@@ -42,6 +44,7 @@ class _Draft:
     model: ModelInfo
     workload: Workload
     packing: bool
+    sequence: SequenceLength
 
     def quote(
         self,
@@ -65,6 +68,7 @@ class _Draft:
             topology,
             self.workload,
             packing=self.packing,
+            sequence_len=self.sequence.tokens,
             recompute=recompute,
             micro=micro,
             accumulation=accumulation,
@@ -96,7 +100,15 @@ def decide(
     cluster, method = load_cluster(spec.cluster), load_method(spec.method)
     _require_trust(spec, model)
     packing = not cluster.on_cpu and model.attention_on(flash=True) in model.packing
-    draft = _Draft(spec, cluster, method, model, workload or NOMINAL, packing)
+    work = workload or NOMINAL
+    sequence = choose_sequence_len(
+        spec,
+        cluster,
+        work,
+        packing=packing,
+        max_positions=None if model.shape is None else model.shape.max_positions,
+    )
+    draft = _Draft(spec, cluster, method, model, work, packing, sequence)
     topology = _topology(draft)
     batch = _batch(draft, topology)
     recompute = _recompute(draft, topology, batch)
@@ -112,6 +124,7 @@ def decide(
         batch=batch,
         alpaca=uses_alpaca(spec, model),
         packing=packing,
+        sequence=sequence,
         recompute=recompute,
         save=_save(draft, quote),
         workload=workload,
@@ -148,7 +161,7 @@ def _topology(draft: _Draft) -> Topology:
 
 def _batch(draft: _Draft, topology: Topology) -> Batch:
     """The largest micro batch that fits, of those that divide the global one."""
-    rows = draft.workload.rows_per_sequence(draft.spec.sequence_len) if draft.packing else 1.0
+    rows = draft.workload.rows_per_sequence(draft.sequence.tokens) if draft.packing else 1.0
     most: int | None = None
     if draft.model.shape is not None and not draft.cluster.on_cpu:
         most = 1
@@ -205,9 +218,10 @@ def _warnings(draft: _Draft, quote: Estimate | None) -> tuple[str, ...]:
             "(`hf auth login`) on every machine that trains"
         )
     if quote is not None and quote.steps < _FEW_STEPS and not draft.cluster.on_cpu:
+        epochs = math.ceil(draft.spec.epochs * _FEW_STEPS / quote.steps)
         warnings.append(
-            f"only {quote.steps} optimizer steps: a smaller `global_batch_size`, a shorter "
-            "`sequence_len` or more epochs make more of them"
+            f"only {quote.steps} optimizer steps: `epochs: {epochs}` would make the "
+            f"{_FEW_STEPS} that a fine-tune should have"
         )
     return tuple(warnings)
 

@@ -25,6 +25,7 @@ def plan_of(
     workload: Workload,
     *,
     packing: bool,
+    sequence_len: int,
     recompute: bool,
     micro: int = 1,
     accumulation: int = 1,
@@ -40,6 +41,7 @@ def plan_of(
         topology: How its state is sharded.
         workload: Rows and tokens.
         packing: Whether several rows share a sequence.
+        sequence_len: How long sequences are.
         recompute: Whether layers are computed again in the backward pass.
         micro: Sequences per GPU and forward pass.
         accumulation: Forward passes per optimizer step.
@@ -51,7 +53,7 @@ def plan_of(
         rows=workload.rows,
         mean_tokens=workload.tokens_per_row,
         epochs=spec.epochs,
-        sequence_len=spec.sequence_len,
+        sequence_len=sequence_len,
         micro_batch=micro,
         accumulation=accumulation,
         packing=packing,

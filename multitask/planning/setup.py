@@ -8,6 +8,7 @@ from multitask.cluster import Batch, Cluster, Method, Topology
 from multitask.data.workload import Workload
 from multitask.estimate import Estimate
 from multitask.models import ModelInfo
+from multitask.planning.sequence import SequenceLength
 from multitask.spec import Spec
 
 
@@ -37,6 +38,7 @@ class Setup:
         batch: How an optimizer step's sequences are spread.
         alpaca: Whether prompts take the Alpaca form.
         packing: Whether several rows share a sequence.
+        sequence: How long sequences are, and why.
         recompute: Whether layers are computed again in the backward pass.
         save: When checkpoints are written.
         workload: Rows and tokens; None before the data is read.
@@ -52,6 +54,7 @@ class Setup:
     batch: Batch
     alpaca: bool
     packing: bool
+    sequence: SequenceLength
     recompute: bool
     save: SavePlan
     workload: Workload | None = None

@@ -67,6 +67,7 @@ def plan_section(setup: Setup) -> str:
         f"- cluster: {cluster.description}; method: {setup.method.description}",
         f"- sharding: {topology.sharding} ({topology.reason})"
         + (", offloaded to main memory" if topology.cpu_offload else ""),
+        f"- sequence_len: {setup.sequence.tokens} ({setup.sequence.reason})",
         f"- batch: {cluster.world_size} x {batch.micro} x {batch.accumulation} = "
         f"{batch.global_size} sequences per optimizer step" + _rows(setup),
         *_numbers(setup),
@@ -82,10 +83,10 @@ def plan_section(setup: Setup) -> str:
 def _rows(setup: Setup) -> str:
     if not setup.packing or setup.workload is None:
         return ""
-    each = setup.workload.rows_per_sequence(setup.spec.sequence_len)
+    each = setup.workload.rows_per_sequence(setup.sequence.tokens)
     return (
-        f"; packed, a sequence of {setup.spec.sequence_len} tokens holds about {each:.0f} rows, "
-        f"so that a step sees about {each * setup.batch.global_size:,.0f}"
+        f"; packed, a sequence holds about {each:.0f} rows, so that a step sees about "
+        f"{each * setup.batch.global_size:,.0f}"
     )
 
 

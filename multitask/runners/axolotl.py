@@ -78,7 +78,7 @@ def axolotl_file(setup: Setup) -> AxolotlFile:
                 "test_datasets": [_dataset("data/validation.jsonl")],
                 "dataset_prepared_path": "prepared",
                 "output_dir": "model",
-                "sequence_len": setup.spec.sequence_len,
+                "sequence_len": setup.sequence.tokens,
             },
         ),
         _method(setup),

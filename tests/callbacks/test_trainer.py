@@ -38,6 +38,7 @@ def _dataset() -> Any:
 def _train(toy: Path, folder: Path, *, packed: bool, enabled: bool) -> tuple[list[float], Any]:
     """Three optimizer steps of two micro batches each: the logged losses, and the weights."""
     from axolotl.core.training_args import AxolotlTrainingArguments
+    from axolotl.monkeypatch.data.batch_dataset_fetcher import apply_multipack_dataloader_patch
     from axolotl.utils.collators import (
         DataCollatorForSeq2Seq,
         V2BatchSamplerDataCollatorForSeq2Seq,
@@ -61,6 +62,7 @@ def _train(toy: Path, folder: Path, *, packed: bool, enabled: bool) -> tuple[lis
     collator: Any = DataCollatorForSeq2Seq(tokenizer)
     dataset = _dataset()
     if packed:
+        apply_multipack_dataloader_patch()
         collator = V2BatchSamplerDataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=_LENGTH)
     else:
         dataset = dataset.remove_columns(["position_ids", "length"])
