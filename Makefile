@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python -m
 # installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
 TORCH := torch==2.13.0
 
-.PHONY: help install quickstart test test-fast methods kill-sweep rehearsal lint format schema benchmark-from-scratch clean
+.PHONY: help install quickstart test test-fast methods kill-sweep rehearsal gpu-proof lint format schema benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
@@ -58,6 +58,17 @@ format: $(VENV)/.installed  ## Let ruff format and fix what it can
 
 schema: $(VENV)/.installed  ## Write the snapshot of the installed Axolotl's schema anew
 	$(RUN) multitask.runners.make_schema
+
+# With WHEELS, what is missing beside torch comes from there and nothing is installed.
+DEVICE ?= cuda
+GPU_PYTHON = $(if $(WHEELS),python3,$(VENV)/bin/python)
+ifndef WHEELS
+gpu-proof: $(VENV)/.installed
+endif
+gpu-proof:  ## One GPU, 8 minutes: losses, speed, memory, scores (DEVICE=cpu, WHEELS=dir, DATA=dir)
+	rm -rf runs/gpu-proof
+	$(GPU_PYTHON) -m benchmarks.gpu_proof --device $(DEVICE) --out runs/gpu-proof \
+	  $(if $(WHEELS),--wheels $(WHEELS)) $(if $(DATA),--data-dir $(DATA)) $(PROOF)
 
 benchmark-from-scratch: $(VENV)/.installed  ## Half an hour: a 2M Llama on real data (docs/from-scratch.md)
 	$(VENV)/bin/python benchmarks/train_from_scratch.py --data-dir ../shared/data --out runs/from-scratch

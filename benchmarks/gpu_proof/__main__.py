@@ -176,10 +176,13 @@ def prepare(proof: Proof) -> None:
     from multitask.spec import Spec
 
     prepared = prepare_tasks(
-        Spec.model_validate({"model": "placeholder/model", "method": "full", "cluster": "cpu"}
-                            | {"tasks": TASKS, "sample": True})
+        Spec.model_validate(
+            {"model": "placeholder/model", "method": "full", "cluster": "cpu"}
+            | {"tasks": TASKS, "sample": True}
+        )
     )
-    texts = [m["content"] for row in map(json.loads, prepared.lines("train")) for m in row["messages"]]
+    rows = map(json.loads, prepared.lines("train"))
+    texts = [message["content"] for row in rows for message in row["messages"]]
     (proof.out / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     small |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -290,8 +293,10 @@ def timed(proof: Proof) -> None:
     }
     (example / "axolotl.yaml").write_text(yaml.safe_dump(keys), encoding="utf-8")
     (first,) = proof.run(
-        [{"name": "speed-ours", "kind": "train", "run": str(root), "spec": ours}
-         | {"exclusive": True}]
+        [
+            {"name": "speed-ours", "kind": "train", "run": str(root), "spec": ours}
+            | {"exclusive": True}
+        ]
     )
     rows, labels = _questions(proof)
     jobs: list[Job] = [
@@ -430,8 +435,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-proof"))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels to use beside what is here")
-    parser.add_argument("--data-dir", type=Path, help="banking77 lies here; else the sample is used")
+    parser.add_argument("--wheels", type=Path, help="a folder of wheels to use as well")
+    parser.add_argument("--data-dir", type=Path, help="banking77 is here; else the sample")
     parser.add_argument("--minutes", type=float, default=8.0, help="ends by then")
     parser.add_argument("--parts", default="methods,timed,killed,doctor")
     parser.add_argument("--methods", help="only these, separated by commas")

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def train(job: Job) -> dict[str, Any]:
     keys["plugins"] = [*keys.get("plugins", []), "benchmarks.gpu_proof.watch.WatchPlugin"]
     config.write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
     if rows is None:
-        rows = sum(1 for _ in Path(keys["datasets"][0]["path"]).open(encoding="utf-8"))
+        rows = len(Path(keys["datasets"][0]["path"]).read_text(encoding="utf-8").splitlines())
     if not job.get("save"):
         import axolotl.train
 
@@ -156,7 +157,7 @@ def train(job: Job) -> dict[str, Any]:
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,
             "rows": rows,
-            "step_seconds": [b - a for a, b in zip(steps, steps[1:], strict=False)],
+            "step_seconds": [b - a for a, b in pairwise(steps)],
             "seconds": seconds,
             "estimate": estimate,
             "attention": keys.get("attn_implementation"),
