@@ -9,7 +9,7 @@ as a whole, batches made and metrics logged included, against the training's tim
 Times are the process's processor time: other work on the machine would drown a percent.
 """
 
-# ruff: noqa: ARG002  (the trainer calls its callbacks with names)
+
 from __future__ import annotations
 
 import argparse
