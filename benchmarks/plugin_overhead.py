@@ -9,7 +9,6 @@ as a whole, batches made and metrics logged included, against the training's tim
 Times are the process's processor time: other work on the machine would drown a percent.
 """
 
-
 from __future__ import annotations
 
 import argparse
