@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask.data.prepare import Prepared, Progress, Report, no_progress, prepare_tasks
+from multitask.data.tokens import load_tokenizer
 from multitask.data.workload import workload_of
 from multitask.data.write import no_garbage_collection, write_data
 from multitask.models import model_info
@@ -21,7 +22,9 @@ from multitask.runners.checks import check_config
 from multitask.runners.deepspeed import check_deepspeed, deepspeed_installed, deepspeed_json
 from multitask.runners.finding import refuse
 from multitask.runners.launch import launch_scripts
+from multitask.runners.template_checks import check_template
 from multitask.runners.validate import AxolotlValidator, axolotl_installed
+from multitask.scoring.chat import settled
 from multitask.spec import Spec
 
 
@@ -80,7 +83,12 @@ def build_config(
         run.spec.write_text(spec.to_yaml(), encoding="utf-8")
         add_files(stage, prepared)
         write_data(prepared, spec, stage, progress=progress)
-        setup = decide(spec, model_info(spec.model, stage), workload_of(run))
+        tokenizer = load_tokenizer(spec, stage)
+        info = settled(model_info(spec.model, stage), tokenizer, stage)
+        setup = decide(spec, info, workload_of(run))
+        if tokenizer is not None:
+            config = axolotl_file(setup).config
+            refuse(check_template(config, tokenizer, stage), where="key 'axolotl'")
         for warning in _check(setup):
             report(f"warning: {warning}")
         write_launch_files(run, setup)

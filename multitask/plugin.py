@@ -16,11 +16,14 @@ from multitask.callbacks import adalora
 from multitask.callbacks.checkpoints import CheckpointCallback
 from multitask.callbacks.progress import ProgressCallback
 from multitask.callbacks.settings import PluginArguments
+from multitask.callbacks.template import freeze_template
 from multitask.callbacks.tracking import prepare_wandb
 from multitask.run import Run
 from multitask.training.attempts import announce_plugin
 
-_PATH_KEYS = ("output_dir", "dataset_prepared_path", "base_model", "deepspeed")
+_PATH_KEYS = (
+    "output_dir", "dataset_prepared_path", "base_model", "deepspeed", "chat_template_jinja"
+)  # fmt: skip
 _DATASET_KEYS = ("datasets", "test_datasets")
 
 
@@ -49,12 +52,16 @@ class MultitaskPlugin(BasePlugin):
         for key in _DATASET_KEYS:
             for dataset in cfg.get(key) or []:
                 dataset["path"] = self._anchor(dataset["path"])
+        freeze_template(cfg, self.run)
         prepare_wandb(cfg, self.run, os.environ)
 
     def _anchor(self, value: str, *, output: bool = False) -> str:
         """A path below the run directory; a Hub id or an absolute path stays as it is."""
         path = self.run.root / value
-        return str(path) if output or path.exists() else value
+        try:
+            return str(path) if output or path.exists() else value
+        except OSError:  # a chat template itself, where its file could stand: too long for a name
+            return value
 
     def get_input_args(self) -> str:
         """Name the class that checks the section ``multitask``."""

@@ -15,6 +15,7 @@ import orjson
 
 from multitask.data.render import Row
 from multitask.errors import MultitaskError
+from multitask.scoring.encode import Encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Tokenize = Callable[[Row], tuple[list[int], list[int]]]
 
 _CHECKED = 16
+_IGNORED = -100
 _SHORTEST = 2
 
 
@@ -134,6 +136,46 @@ def align(
         if list(found["input_ids"]) != ids or list(found["labels"]) != labels:
             raise _misaligned(file, f"row {place} has other tokens")
     return order
+
+
+def check_turn(row: Row, tokenize: Tokenize, tokenizer: Any) -> str:
+    """Check that what scoring counts of an answer is what training learns.
+
+    Args:
+        row: A row of the run's data.
+        tokenize: Axolotl's way from a row to tokens and labels.
+        tokenizer: The training's tokenizer.
+
+    Returns:
+        What is learned of the row, as text.
+
+    Raises:
+        MultitaskError: A token that scoring counts is not trained, such as the end of the turn,
+            or the chat template cannot be scored.
+    """
+    ids, labels = tokenize(row)
+    prompt, answer = (message["content"] for message in row["messages"][-2:])
+    encoded = Encoder(tokenizer).encode(prompt, [answer])
+    scored = list(encoded.answers[0])
+    begin = len(encoded.prompt)
+    if ids[begin : begin + len(scored)] != scored:
+        raise MultitaskError(
+            "training renders a row otherwise than scoring: its answer would be "
+            f"{tokenizer.decode(ids[begin : begin + len(scored)])!r}, and "
+            f"{tokenizer.decode(scored)!r} is scored",
+            where=f"row {row['id']}",
+            fix="remove keys under `axolotl` that change the chat template",
+        )
+    learned = [token for token, label in zip(ids, labels, strict=True) if label != _IGNORED]
+    for token, label in zip(scored, labels[begin:], strict=False):
+        if label == _IGNORED:
+            raise MultitaskError(
+                f"{tokenizer.decode([token])!r} of the answer {tokenizer.decode(scored)!r} is not "
+                f"trained (what is: {tokenizer.decode(learned)!r}), and scoring counts it",
+                where="axolotl.yaml: eot_tokens",
+                fix="name the token that ends an answer in the chat template as `eot_tokens`",
+            )
+    return str(tokenizer.decode(learned))
 
 
 def _permutation(count: int, seed: int) -> NDArray[np.int64]:

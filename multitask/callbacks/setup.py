@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from multitask.callbacks import adalora
-from multitask.callbacks.align import RowFile, align, axolotl_tokenizer
+from multitask.callbacks.align import RowFile, align, axolotl_tokenizer, check_turn
 from multitask.callbacks.answers import LossOverAnswers, causal_model, takes_columns
 from multitask.callbacks.balance import BalanceCallback, TaskBalance
 from multitask.callbacks.best import SelectionCallback
@@ -100,11 +100,16 @@ def _evaluate_tasks(
 
 def _balance_tasks(cfg: Any, trainer: MultitaskTrainer, run: Run, settings: PluginSettings) -> None:
     file = RowFile.read(run.split("train"))
+    tokenizer = trainer.processing_class
+    tokenize = axolotl_tokenizer(cfg, cfg.datasets[0], tokenizer)
+    learned = check_turn(file.row(0), tokenize, tokenizer)
+    if trainer.is_world_process_zero():
+        _say(f"what is learned of the first row of train.jsonl: {learned!r}")
     try:
         order = align(
             file,
             trainer.train_dataset,
-            axolotl_tokenizer(cfg, cfg.datasets[0], trainer.processing_class),
+            tokenize,
             longest=cfg.sequence_len,
             shuffle_seed=shuffle_seed(cfg),
             truncated=cfg.excess_length_strategy == "truncate",
@@ -185,3 +190,9 @@ def _warn(message: str) -> None:
     from axolotl.utils.logging import get_logger
 
     get_logger(__name__).warning(message)
+
+
+def _say(message: str) -> None:
+    from axolotl.utils.logging import get_logger
+
+    get_logger(__name__).info(message)

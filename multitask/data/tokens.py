@@ -52,7 +52,10 @@ class TokenCount:
 
 
 def load_tokenizer(spec: Spec, root: Path) -> Any | None:
-    """The model's tokenizer, when it is on this machine and has a chat template; else None."""
+    """The model's tokenizer, when it is on this machine and has a chat template; else None.
+
+    Its template is as the model has it: one that shows the date of the day is not frozen.
+    """
     from importlib.util import find_spec
 
     folder = root / spec.model
@@ -89,6 +92,9 @@ def count_tokens(spec: Spec, root: Path, prepared: Prepared) -> dict[str, TokenC
     tokenizer = load_tokenizer(spec, root)
     if tokenizer is None:
         return None
+    from multitask.scoring.chat import freeze_tokenizer
+
+    freeze_tokenizer(tokenizer)
     longest = _longest_rows(Run(root))
     return {
         task.task.name: _count(

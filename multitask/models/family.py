@@ -19,10 +19,12 @@ class TemplateChoice(StrictModel):
 
     Attributes:
         chat_template: Axolotl's key: ``tokenizer_default``, or one of its built-in templates.
+        eot_tokens: Axolotl's key: tokens that end a turn, where the tokenizer's eos does not.
         special_tokens: Axolotl's key: tokens that the tokenizer lacks or should name otherwise.
     """
 
     chat_template: str = "tokenizer_default"
+    eot_tokens: tuple[str, ...] = ()
     special_tokens: dict[str, str] = Field(default_factory=dict)
 
 

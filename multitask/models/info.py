@@ -49,6 +49,7 @@ class ModelInfo:
         config: Keys of config.json that rebuild the architecture; None when they are not known.
         chat_template: Axolotl's ``chat_template``.
         special_tokens: Axolotl's ``special_tokens``.
+        eot_tokens: Axolotl's ``eot_tokens``; empty: the tokenizer's eos ends a turn.
         attention: Attention implementations that are right for it, best first.
         packing: Attention implementations with which packed rows do not see each other.
         liger: Keys of Axolotl's Liger plugin that there are kernels for.
@@ -71,6 +72,7 @@ class ModelInfo:
     config: Mapping[str, Any] | None = None
     chat_template: str = "tokenizer_default"
     special_tokens: Mapping[str, str] = field(default_factory=dict)
+    eot_tokens: tuple[str, ...] = ()
     attention: tuple[str, ...] = ("sdpa", "eager")
     packing: tuple[str, ...] = ()
     liger: tuple[str, ...] = ()
@@ -159,6 +161,7 @@ def _described(
         config=config,
         chat_template=template.chat_template,
         special_tokens=template.special_tokens,
+        eot_tokens=template.eot_tokens,
         attention=family.attention,
         packing=family.packing,
         liger=fitting_kernels(family, config),
@@ -209,6 +212,7 @@ def _from_config(
         config=config,
         chat_template=template.chat_template,
         special_tokens=template.special_tokens,
+        eot_tokens=template.eot_tokens,
         attention=attention_of(config) or ("sdpa", "eager"),
         notes=(said, *notes, *shape_notes),
     )

@@ -17,6 +17,7 @@ from multitask.models import ModelInfo, model_info
 from multitask.rehearsal.adapt import Change, Sizes, adapted, adapted_deepspeed
 from multitask.rehearsal.shrink import shrunk
 from multitask.run import Run
+from multitask.scoring.chat import TEMPLATE_FILE
 from multitask.spec import load_spec
 
 MODEL = "base_model"
@@ -51,9 +52,15 @@ def stage_rehearsal(run: Run, root: Path, sizes: Sizes) -> list[Change]:
     shutil.copy(run.manifest, small.manifest)
     tokenizer, own = _tokenizer(run, str(config.get("base_model", spec.model)))
     changes = [_rows(run, small), _model(small, info, config, tokenizer, own=own)]
-    if not own and "special_tokens" in config:
+    if not own:
         why = "the tokenizer is another one"
-        changes.append(Change("special_tokens", config.pop("special_tokens"), None, why))
+        foreign = {"special_tokens", "eot_tokens", "chat_template_jinja"} & config.keys()
+        changes += [Change(key, config.pop(key), None, why) for key in sorted(foreign)]
+        if config.get("chat_template") == "jinja":
+            changes.append(Change("chat_template", "jinja", "tokenizer_default", why))
+            config["chat_template"] = "tokenizer_default"
+    if (run.root / TEMPLATE_FILE).is_file():
+        shutil.copy(run.root / TEMPLATE_FILE, small.root / TEMPLATE_FILE)
     attention = info.attention_on(flash=False)
     config, more = adapted(config, model=MODEL, sizes=sizes, attention=attention)
     small.axolotl.write_text(

@@ -13,6 +13,7 @@ import yaml
 
 from multitask.planning.setup import Setup
 from multitask.runners.hardware import Section, cpu_sections, gpu_sections
+from multitask.scoring.chat import TEMPLATE_FILE
 from multitask.training_spec import PluginSettings
 
 PLUGIN = "multitask.plugin.MultitaskPlugin"
@@ -110,6 +111,10 @@ def _model(setup: Setup, plugins: Sequence[str]) -> Section:
         "plugins": list(plugins),
         "chat_template": template,
     }
+    if template == "jinja":
+        keys["chat_template_jinja"] = TEMPLATE_FILE
+    if setup.model.eot_tokens and template == setup.model.chat_template:
+        keys["eot_tokens"] = list(setup.model.eot_tokens)
     if setup.model.special_tokens:
         keys["special_tokens"] = dict(setup.model.special_tokens)
     if setup.spec.trust_remote_code:

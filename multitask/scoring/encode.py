@@ -69,7 +69,8 @@ class Encoder:
             )
         self._tokenizer = tokenizer
         self._context = context
-        self._special = frozenset(tokenizer.all_special_ids)
+        self._special = special_ids(tokenizer)
+        self._opening = self._find_opening()
         self._answers: dict[str, Tokens] = {}
         self._sets: dict[tuple[str, ...], tuple[Tokens, ...]] = {}
 
@@ -162,9 +163,26 @@ class Encoder:
         return answer
 
     def _until_end(self, tokens: Tokens) -> Tokens:
-        """Cut what a template writes after the end of the turn, such as a line break."""
-        last = max((i for i, token in enumerate(tokens) if token in self._special), default=None)
-        return tokens if last is None else tokens[: last + 1]
+        """Cut what a template writes after the end of the turn: a line break, the text's end."""
+        begun = False
+        for place, token in enumerate(tokens):
+            if token not in self._special:
+                begun = True
+            elif begun:
+                return tokens[: place + 1]
+        return tokens
+
+    def _find_opening(self) -> str:
+        """What a template writes before an answer and not in its generation prompt.
+
+        Qwen 3 opens an answer with an empty thought. Training learns the answer alone
+        (axolotl/prompt_strategies/chat_template.py, find_turn), so the opening is prompt.
+        """
+        probe = "probe"
+        (head,) = self._rendered_heads(["x"])
+        _, found, rest = self._whole("x", probe).partition(head)
+        opening = rest[: rest.rfind(probe)] if found and probe in rest else ""
+        return opening if opening.strip() else ""
 
     def _fitted(
         self, tokens: Tokens, answers: tuple[Tokens, ...], head: str, prompt: str, text: str
@@ -192,6 +210,9 @@ class Encoder:
         return Encoded(kept, answers, dropped=len(tokens) - len(kept))
 
     def _heads(self, prompts: Sequence[str]) -> list[str]:
+        return [head + self._opening for head in self._rendered_heads(prompts)]
+
+    def _rendered_heads(self, prompts: Sequence[str]) -> list[str]:
         conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
         return list(
             self._tokenizer.apply_chat_template(
@@ -256,6 +277,25 @@ class PairEncoder:
             refuse_equal(responses, answers)
             self._sets[responses] = answers
         return answers
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of a tokenizer's special tokens, those that no name such as ``eos`` points to as well."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    named = set(tokenizer.all_special_ids)
+    return frozenset(named | {number for number, token in added.items() if token.special})
+
+
+def turn_end(tokenizer: Any) -> str | None:
+    """The token that ends an answer in a tokenizer's chat template; None where nothing does.
+
+    Raises:
+        MultitaskError: The template cannot be scored; see `Encoder`.
+    """
+    (answer,) = Encoder(tokenizer).encode("x", ["probe"]).answers
+    if answer[-1] not in special_ids(tokenizer):
+        return None
+    return str(tokenizer.convert_ids_to_tokens(answer[-1]))
 
 
 def refuse_equal(responses: Sequence[str], answers: Sequence[Tokens]) -> None:

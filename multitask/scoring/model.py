@@ -10,6 +10,7 @@ from typing import Any, Literal
 from multitask.errors import InputError, did_you_mean
 from multitask.models import attention_of
 from multitask.quiet import quiet_libraries
+from multitask.scoring.chat import freeze_tokenizer
 from multitask.scoring.encode import Encoder, LabelEncoder, PairEncoder
 
 Quantisation = Literal["4bit", "8bit"]
@@ -90,6 +91,7 @@ def load_model(
         options |= _quantised(quantisation, device, options["dtype"])
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
+        freeze_tokenizer(tokenizer)
         model = _load(base, options)
         if adapter.is_file():
             model = _adapted(model, name, merge=not getattr(model, "is_quantized", False))
