@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml
 	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH; set PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet $(TORCH)
-	$(VENV)/bin/pip install --quiet --editable '.[train,dev]' $(TORCH)
+	$(VENV)/bin/pip install --quiet --editable '.[train,deepspeed,dev]' $(TORCH)
 	touch $@
 
 install: $(VENV)/.installed  ## Make .venv with everything in it

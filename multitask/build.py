@@ -19,7 +19,12 @@ from multitask.run import Run, staged
 from multitask.runners.accelerate import accelerate_yaml
 from multitask.runners.axolotl import axolotl_file
 from multitask.runners.checks import check_config
-from multitask.runners.deepspeed import check_deepspeed, deepspeed_installed, deepspeed_json
+from multitask.runners.deepspeed import (
+    INSTALL,
+    check_deepspeed,
+    deepspeed_installed,
+    deepspeed_json,
+)
 from multitask.runners.finding import refuse
 from multitask.runners.launch import launch_scripts
 from multitask.runners.template_checks import check_template
@@ -97,6 +102,8 @@ def build_config(
         if validator is not None:
             report("asking Axolotl's validator")
             _validate(validator, run, setup)
+        if run.deepspeed.is_file() and not deepspeed_installed():
+            report(f"warning: deepspeed.json was not checked; to train this run: {INSTALL}")
     return Built(Run(out), setup, validated=check, replaced=axolotl_file(setup).replaced)
 
 

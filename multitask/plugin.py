@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from multitask.callbacks.progress import ProgressCallback
 from multitask.callbacks.settings import PluginArguments
 from multitask.callbacks.template import freeze_template
 from multitask.callbacks.tracking import prepare_wandb
+from multitask.quiet import set_library_variables
 from multitask.run import Run
+from multitask.runners.kernels import use_local_kernel
 from multitask.training.attempts import announce_plugin
 
 _PATH_KEYS = (
@@ -44,6 +47,10 @@ class MultitaskPlugin(BasePlugin):
         """
         self.run = Run(Path(cfg["axolotl_config_path"]).resolve().parent)
         announce_plugin(self.run)
+        set_library_variables(os.environ)
+        # Before the validation, which asks for the kernel.
+        if cfg.get("attn_implementation") == "flash_attention_2" and not find_spec("flash_attn"):
+            use_local_kernel(os.environ)
         for key in _PATH_KEYS:
             if isinstance(cfg.get(key), str):
                 cfg[key] = self._anchor(

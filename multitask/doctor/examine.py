@@ -89,7 +89,7 @@ def examine(
     visible = gpus.visible_count(found, variables)
     here = subject.trains_here(visible, variables)
     checks = [
-        *package_checks(subject, gpus=visible, trains_here=here),
+        *package_checks(subject, gpus=visible, trains_here=here, hub_seconds=hub_seconds),
         plugin_check(plugin),
         *imported(),
         *gpus.gpu_checks(found, subject, variables, torch_cuda()),

@@ -13,6 +13,7 @@ from multitask.doctor.bounded import NoAnswerError, Pending, run_program
 from multitask.doctor.check import Check, ok, problem, warning
 from multitask.doctor.packages import GROUP, installed
 from multitask.doctor.subject import Subject
+from multitask.quiet import set_library_variables
 
 _PLUGIN = "multitask.plugin.MultitaskPlugin"
 # A tenth of a second where all is well.
@@ -159,4 +160,6 @@ def _folder(subject: Subject) -> Path:
 def _environment() -> dict[str, str]:
     from multitask.runners.validate import without_launcher
 
-    return without_launcher(os.environ) | {"AXOLOTL_DO_NOT_TRACK": "1"}
+    environment = without_launcher(os.environ)
+    set_library_variables(environment)
+    return environment

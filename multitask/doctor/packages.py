@@ -14,11 +14,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import multitask
+from multitask.doctor.attention import kernel_check
 from multitask.doctor.check import Check, State, ok, problem, warning
 from multitask.doctor.subject import Subject
+from multitask.runners.deepspeed import INSTALL
 
 GROUP = "software"
-_TRAIN = "train"
+_EXTRAS = ("train", "deepspeed")
 # Each has a line of its own; all other requirements share one.
 _NAMED = (
     "axolotl", "torch", "transformers", "accelerate", "peft", "datasets", "deepspeed",
@@ -35,7 +37,7 @@ class Pin:
 
     Attributes:
         requirement: Name and versions.
-        by: Who asks: ``multitask``, ``multitask[train]`` or ``axolotl``.
+        by: Who asks: ``multitask``, ``multitask[EXTRA]`` or ``axolotl``.
     """
 
     requirement: Requirement
@@ -51,13 +53,16 @@ class Pin:
         return self.requirement.specifier.contains(found, prereleases=True)
 
 
-def package_checks(subject: Subject, *, gpus: int, trains_here: bool) -> list[Check]:
+def package_checks(
+    subject: Subject, *, gpus: int, trains_here: bool, hub_seconds: float
+) -> list[Check]:
     """Python and each package: installed, and in a version that was asked for.
 
     Args:
         subject: What is to be trained; decides which packages are needed.
         gpus: GPUs of this machine.
         trains_here: Whether what training alone needs must be here.
+        hub_seconds: How long the Hub may take to answer.
     """
     pins = wanted_versions()
     severity: State = "problem" if trains_here else "warning"
@@ -68,16 +73,21 @@ def package_checks(subject: Subject, *, gpus: int, trains_here: bool) -> list[Ch
                               "its source tree"))  # fmt: skip
     for name in _NAMED:
         own = [pin for pin in pins if pin.name == name]
-        checks.append(_named(name, own, subject, gpus, severity))
+        if (
+            name == "flash-attn"
+            and installed(name) is None
+            and not _why_unneeded(name, subject, gpus)
+        ):
+            checks.append(kernel_check(GROUP, name, severity, hub_seconds))
+        else:
+            checks.append(_named(name, own, subject, gpus, severity))
     checks.append(_others([pin for pin in pins if pin.name not in _NAMED], severity))
     return checks
 
 
 def wanted_versions() -> list[Pin]:
-    """What we ask for, ``train`` included, and what the installed Axolotl asks for."""
-    own, train = _own_requirements()
-    pins = [Pin(requirement, "multitask") for requirement in own]
-    pins += [Pin(requirement, "multitask[train]") for requirement in train]
+    """What we ask for, extras of training included, and what the installed Axolotl asks for."""
+    pins = _own_pins()
     try:
         texts = requires("axolotl") or []
     except PackageNotFoundError:
@@ -106,7 +116,7 @@ def torch_cuda() -> str | None:
     return found.group(1) if found else None
 
 
-def _own_requirements() -> tuple[list[Requirement], list[Requirement]]:
+def _own_pins() -> list[Pin]:
     """Our requirements without and for training.
 
     A source tree's own file comes first: what an editable install recorded may be older.
@@ -114,15 +124,21 @@ def _own_requirements() -> tuple[list[Requirement], list[Requirement]]:
     file = Path(multitask.__file__).parents[1] / "pyproject.toml"
     if file.is_file():
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
-        train = project["optional-dependencies"][_TRAIN]
-        return [Requirement(t) for t in project["dependencies"]], [Requirement(t) for t in train]
-    try:
-        all_ = [Requirement(text) for text in requires("multitask") or []]
-    except PackageNotFoundError:
-        return [], []
-    base = [r for r in all_ if r.marker is None or r.marker.evaluate({"extra": ""})]
-    more = [r for r in all_ if r not in base and r.marker and r.marker.evaluate({"extra": _TRAIN})]
-    return base, more
+        base = [Requirement(text) for text in project["dependencies"]]
+        texts = project["optional-dependencies"]
+        extras = {e: [Requirement(text) for text in texts[e]] for e in _EXTRAS}
+    else:
+        try:
+            found = [Requirement(text) for text in requires("multitask") or []]
+        except PackageNotFoundError:
+            return []
+        base = [r for r in found if r.marker is None or r.marker.evaluate({"extra": ""})]
+        more = [r for r in found if r not in base and r.marker]
+        extras = {
+            e: [r for r in more if r.marker and r.marker.evaluate({"extra": e})] for e in _EXTRAS
+        }
+    pins = [Pin(requirement, "multitask") for requirement in base]
+    return pins + [Pin(r, f"multitask[{e}]") for e in _EXTRAS for r in extras[e]]
 
 
 def _applying(texts: Sequence[str]) -> Iterator[Requirement]:
@@ -155,7 +171,7 @@ def _named(name: str, pins: list[Pin], subject: Subject, gpus: int, severity: St
             return ok(GROUP, name, f"not installed; {use}")
         if any(pin.by == "multitask" for pin in pins):
             severity = "problem"
-        return Check(GROUP, name, severity, _missing(name, pins), _install(name, pins))
+        return Check(GROUP, name, severity, _missing(pins), _install(name, pins))
     wrong = next((pin for pin in pins if not pin.accepts(found)), None)
     if wrong is not None:
         state: State = "warning" if use else severity
@@ -183,20 +199,21 @@ def _why_unneeded(name: str, subject: Subject, gpus: int) -> str:
     return ""
 
 
-def _missing(name: str, pins: list[Pin]) -> str:
+def _missing(pins: list[Pin]) -> str:
     by = pins[0].by if pins else ""
-    part = {"multitask[train]": "a part of the `train` extra", "axolotl": "Axolotl needs it"}
-    if name == "flash-attn":
-        return "not installed, and packed rows need it on a GPU"
+    part = {
+        "multitask[train]": "a part of the `train` extra",
+        "multitask[deepspeed]": "`sharding: zero1` to `zero3` need it",
+        "axolotl": "Axolotl needs it",
+    }
     return f"not installed; {part[by]}" if by in part else "not installed"
 
 
 def _install(name: str, pins: list[Pin]) -> str:
-    if name == "flash-attn":
-        pin = f"flash-attn{pins[0].requirement.specifier}" if pins else "flash-attn"
-        return f"pip install --no-build-isolation '{pin}' (an image of Axolotl's has it)"
     if any(pin.by == "multitask" for pin in pins):
         return "pip install multitask"
+    if name == "deepspeed":
+        return INSTALL
     return "pip install 'multitask[train]' (see the README)"
 
 

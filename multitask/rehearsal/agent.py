@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from multitask.quiet import set_library_variables
+
 
 def prepare() -> None:
     """Import and compile what every rank needs, and install the shims, before there are ranks."""
@@ -46,7 +48,7 @@ def _environment() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+    set_library_variables(os.environ)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

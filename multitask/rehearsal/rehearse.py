@@ -28,6 +28,7 @@ from multitask.rehearsal.record import losses_by_step, steps_lost
 from multitask.rehearsal.result import Rehearsal, Wishes
 from multitask.rehearsal.stage import MODEL, stage_rehearsal
 from multitask.run import Run
+from multitask.runners.deepspeed import require_deepspeed
 from multitask.spec import load_spec
 
 Say = Callable[[str], None]
@@ -55,6 +56,7 @@ def rehearse(
     wishes = wishes or Wishes()
     run.require(run.axolotl, f"multitask build-config {run.spec} --out {run.root}")
     config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
+    require_deepspeed(config)
     cluster = load_cluster(load_spec(run.spec).cluster)
     nodes, procs = layout(wishes, cluster)
     _require_links(wishes)

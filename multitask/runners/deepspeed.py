@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,8 @@ from multitask.errors import InputError, MultitaskError, did_you_mean
 from multitask.runners.finding import Finding
 
 STAGES = (1, 2, 3)
+
+INSTALL = "pip install 'multitask[train,deepspeed]'"
 
 
 def deepspeed_config(stage: int, *, offload: bool = False) -> dict[str, Any]:
@@ -70,6 +73,23 @@ def deepspeed_json(stage: int, *, offload: bool = False) -> str:
 def deepspeed_installed() -> bool:
     """Whether DeepSpeed is there to be asked."""
     return find_spec("deepspeed") is not None and find_spec("transformers") is not None
+
+
+def require_deepspeed(config: Mapping[str, Any]) -> None:
+    """Check that DeepSpeed is there where a configuration needs it.
+
+    Args:
+        config: The content of ``axolotl.yaml``.
+
+    Raises:
+        InputError: It is not installed.
+    """
+    if config.get("deepspeed") and not deepspeed_installed():
+        raise InputError(
+            "the run shards with DeepSpeed, which is not installed",
+            where="axolotl.yaml: key 'deepspeed'",
+            fix=f"{INSTALL}, or build the run with `sharding: fsdp`",
+        )
 
 
 def check_deepspeed(path: Path, config: dict[str, Any], *, world_size: int) -> list[Finding]:

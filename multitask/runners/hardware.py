@@ -142,7 +142,10 @@ def _sharding(setup: Setup) -> list[Section]:
         return [_fsdp(setup), *_reduce_each_pass(setup)]
     if sharding.deepspeed_stage is None:
         return [_recompute(setup)]
-    why = f"DeepSpeed ZeRO-{sharding.deepspeed_stage} ({setup.topology.reason})."
+    why = (
+        f"DeepSpeed ZeRO-{sharding.deepspeed_stage} ({setup.topology.reason}); it needs the extra "
+        "`deepspeed`."
+    )
     return [_recompute(setup), Section(why, {"deepspeed": "deepspeed.json"})]
 
 

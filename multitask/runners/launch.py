@@ -61,6 +61,8 @@ whole MASTER_PORT 1 65535
 
 _ENVIRONMENT = """
 export AXOLOTL_DO_NOT_TRACK="${AXOLOTL_DO_NOT_TRACK:-1}"
+# Without nvcc, DeepSpeed could not be imported, which accelerate does in every training.
+export DS_IGNORE_CUDA_DETECTION="${DS_IGNORE_CUDA_DETECTION:-1}"
 export WANDB_DIR="${WANDB_DIR:-$run/logs}"
 mkdir -p -- "$run/logs"
 """

@@ -21,6 +21,7 @@ from typing import IO, Any, Self
 
 from multitask.cluster import Cluster
 from multitask.errors import InputError, did_you_mean
+from multitask.quiet import set_library_variables
 
 # A launcher's variables would make Axolotl think that this process is part of a training.
 _LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -49,7 +50,8 @@ class AxolotlValidator:
     def __init__(self) -> None:
         """Start the process; it imports Axolotl while the caller does other work."""
         environment = without_launcher(os.environ)
-        environment |= {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+        set_library_variables(environment)
+        environment["HF_HUB_OFFLINE"] = "1"
         self._log = tempfile.TemporaryFile(  # noqa: SIM115  closed by close()
             "w+", encoding="utf-8", errors="replace"
         )

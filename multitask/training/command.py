@@ -9,6 +9,7 @@ from pathlib import Path
 
 from multitask.cluster import Cluster
 from multitask.errors import InputError
+from multitask.quiet import set_library_variables
 from multitask.run import Run
 from multitask.runners.accelerate import TRAIN_MODULE
 from multitask.training.attempts import ATTEMPT, NODE, Attempt
@@ -85,7 +86,7 @@ def launch_environment(run: Run, attempt: Attempt | None = None, node: int = 0) 
         node: This node's rank.
     """
     environment = dict(os.environ)
-    environment.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+    set_library_variables(environment)
     environment.setdefault("WANDB_DIR", str(run.logs.resolve()))
     environment["PYTHONUNBUFFERED"] = "1"
     if attempt is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,6 +13,7 @@ from multitask.errors import InputError
 from multitask.evaluation.model_key import store_digests
 from multitask.run import Run
 from multitask.runners.axolotl import PLUGIN
+from multitask.runners.deepspeed import require_deepspeed
 from multitask.spec import load_spec
 from multitask.training.attempts import Attempt
 from multitask.training.command import launch_command, launch_environment, node_of
@@ -50,7 +52,8 @@ def train(
     for path in (run.axolotl, run.accelerate, run.split("train")):
         run.require(path, f"multitask build-config {run.spec} --out {run.root}")
     _require_axolotl()
-    require_plugin(run)
+    config = require_plugin(run)
+    require_deepspeed(config)
     cluster = load_cluster(load_spec(run.spec).cluster)
     environment = launch_environment(run)
     node = node_of(cluster, environment)
@@ -83,14 +86,18 @@ def _require_axolotl() -> None:
         )
 
 
-def require_plugin(run: Run) -> None:
+def require_plugin(run: Run) -> dict[str, Any]:
     """Check that the run's ``axolotl.yaml`` names our plugin.
+
+    Returns:
+        What the file says.
 
     Raises:
         InputError: It does not, or cannot be read.
     """
     try:
-        plugins = yaml.safe_load(run.axolotl.read_text(encoding="utf-8")).get("plugins") or []
+        config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
+        plugins = config.get("plugins") or []
     except (yaml.YAMLError, AttributeError) as error:
         raise InputError(f"cannot be read: {error}", where=run.axolotl) from None
     if PLUGIN not in plugins:
@@ -99,3 +106,4 @@ def require_plugin(run: Run) -> None:
             where=f"{run.axolotl}: key 'plugins'",
             fix=f"add {PLUGIN} to it",
         )
+    return config

@@ -80,7 +80,9 @@ def test_deepspeed_is_needed_where_the_spec_says_zero(
         "model: Qwen/Qwen3-8B\ntasks: [text_claims]\nsample: true\nsharding: zero3\n"
     )
     told = doctor(tmp_path / "spec.yaml", python=python, NODE_RANK="0", MASTER_ADDR="127.0.0.1")
-    assert told.check("deepspeed").state == "problem"
+    check = told.check("deepspeed")
+    assert check.state == "problem"
+    assert "multitask[train,deepspeed]" in check.fix
 
 
 def test_our_pins_are_those_of_the_project() -> None:

@@ -124,6 +124,7 @@ def test_node_passes_rank_and_address(tmp_path: Path, rank: str) -> None:
     assert _option(arguments, "-m") == "axolotl.cli.train"
     assert arguments[-2:] == [str(launcher.run / "axolotl.yaml"), "--flag=a b"]
     assert environment["AXOLOTL_DO_NOT_TRACK"] == "1"
+    assert environment["DS_IGNORE_CUDA_DETECTION"] == "1"
     assert Path(environment["WANDB_DIR"]).is_dir()
 
 
