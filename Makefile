@@ -49,7 +49,7 @@ lint: $(VENV)/.installed  ## ruff, mypy --strict, shellcheck, hadolint
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(VENV)/bin/shellcheck .ci/run docker/*.sh
+	$(VENV)/bin/shellcheck -x .ci/run docker/*.sh
 	$(VENV)/bin/hadolint docker/Dockerfile
 
 format: $(VENV)/.installed  ## Let ruff format and fix what it can

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Installs multitask into the image's environment ($PYTHON). Everything that is there is a
-# constraint, and afterwards every pin is compared: a moved one fails the build.
+# constraint, and afterwards every pin is compared: a moved one fails the build, as does an image
+# whose own entrypoint ($UPSTREAM) sources what environment.sh does not.
 set -euo pipefail
 
 : "${PYTHON:?the environment of the image}" "${SOURCE:?our sources}" "${EXTRAS:?extras of ours}"
+: "${UPSTREAM:?the entrypoint of the image}"
 
 fail() {
   printf 'install.sh: %s\n' "$1" >&2
@@ -14,6 +16,17 @@ fail() {
 pins() {
   uv pip freeze --python "$PYTHON" | { grep -E '^[A-Za-z0-9._-]+==' || true; } | sort
 }
+
+# Files that an entrypoint sources itself, not those that it lets shells source.
+sourced() {
+  sed -nE 's#^[[:space:]]*(source|\.)[[:space:]]+"?(\$\{MULTITASK_ROOT:-\})?(/[^"[:space:]]+).*#\3#p' \
+    "$1" | sort -u
+}
+
+[[ -f "$UPSTREAM" ]] || fail "$UPSTREAM is not there; is this Axolotl's image?"
+unknown="$(comm -23 <(sourced "$UPSTREAM") <(sourced "$SOURCE/docker/environment.sh"))"
+[[ -z "$unknown" ]] ||
+  fail "Axolotl's entrypoint sources ${unknown//$'\n'/, }, and docker/environment.sh does not"
 
 command -v uv >/dev/null || fail "uv is not on the PATH; is this Axolotl's image?"
 work="$(mktemp -d)"

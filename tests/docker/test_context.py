@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from multitask.runners.kernels import REPOSITORY
 from tests.docker.dockerfile import DOCKERFILE, ROOT, arguments, copied, of
 
 INSTALLED = ("pyproject.toml", "README.md", "LICENSE", "multitask", "templates", "configs")
@@ -72,9 +74,20 @@ def test_the_image_serves_ssh_and_jupyter_where_runpods_templates_do() -> None:
     assert of("EXPOSE")[0].text.split() == ["22", "8888"]
 
 
+def test_the_kernel_of_the_image_is_found_outside_the_volume() -> None:
+    variables = dict(word.split("=", 1) for found in of("ENV") for word in shlex.split(found.text))
+    repository, folder = variables["LOCAL_KERNELS"].split("=")
+    assert repository == REPOSITORY
+    assert not folder.startswith("/workspace")
+    assert of("RUN")[1].text.endswith(f"-m multitask.runners.kernels fetch {folder}")
+    assert variables["BASH_ENV"] == "/opt/multitask/bin/environment.sh"
+
+
 @pytest.mark.parametrize("program", ["hadolint", "shellcheck"])
 def test_the_linters_find_nothing(program: str) -> None:
-    files = [DOCKERFILE] if program == "hadolint" else sorted((ROOT / "docker").glob("*.sh"))
+    files = (
+        [DOCKERFILE] if program == "hadolint" else ["-x", *sorted((ROOT / "docker").glob("*.sh"))]
+    )
     linter = Path(sys.executable).parent / program
     done = subprocess.run([linter, *files], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
