@@ -19,6 +19,7 @@ from multitask.callbacks.progress import ProgressCallback
 from multitask.callbacks.settings import PluginArguments
 from multitask.callbacks.template import freeze_template
 from multitask.callbacks.tracking import prepare_wandb
+from multitask.models.adapter import place_for_decomposition, require_whole
 from multitask.quiet import set_library_variables
 from multitask.run import Run
 from multitask.runners.kernels import use_local_kernel
@@ -38,6 +39,7 @@ class MultitaskPlugin(BasePlugin):
     """
 
     run: Run
+    _loaded_as: dict[str, Any]
 
     def register(self, cfg: Any) -> None:
         """Resolve the run's relative paths, so that training can be started from any folder.
@@ -87,9 +89,11 @@ class MultitaskPlugin(BasePlugin):
         return training_arguments(cfg)
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Set up evaluation and balance by task."""
+        """Hold what learns in float32; set up evaluation and balance by task."""
+        from multitask.callbacks.precision import hold_in_float32
         from multitask.callbacks.setup import watch_tasks
 
+        self._loaded_as = hold_in_float32(cfg, trainer.model)
         watch_tasks(cfg, trainer, self.run)
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[TrainerCallback]:  # noqa: ARG002
@@ -107,6 +111,21 @@ class MultitaskPlugin(BasePlugin):
         """
         if cfg["seed"] is not None:
             set_seed(cfg["seed"])
+
+    def pre_lora_load(self, cfg: Any, model: Any) -> None:
+        """Move weights that PiSSA is about to decompose to the GPU."""
+        place_for_decomposition(cfg, model)
+
+    def post_lora_load(self, cfg: Any, model: Any) -> None:
+        """Refuse an adapter to start from, where it does not fit the model."""
+        if cfg["lora_model_dir"]:
+            require_whole(model, Path(cfg["lora_model_dir"]))
+
+    def post_train(self, cfg: Any, model: Any) -> None:  # noqa: ARG002
+        """Give the final model the precision it was loaded in; Axolotl calls this twice."""
+        from multitask.callbacks.precision import restore
+
+        restore(model, self._loaded_as)
 
     def get_adapter_capabilities(self) -> list[AdapterCapabilities]:
         """Make ``adapter: adalora`` known to Axolotl."""

@@ -13,6 +13,7 @@ from multitask.callbacks.answers import LossOverAnswers
 from multitask.callbacks.balance import TaskBalance
 from multitask.callbacks.best import public_name
 from multitask.callbacks.per_task import TaskEvaluator
+from multitask.models.adapter import require_whole
 
 
 class MultitaskTrainer(AxolotlTrainer):
@@ -85,6 +86,13 @@ class MultitaskTrainer(AxolotlTrainer):
         finally:
             self.compute_loss_func = before
         return loss, outputs
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Resume, unless the checkpoint's adapter is not this model's: PEFT would only warn."""
+        trained = self.model if model is None else model
+        if hasattr(trained, "peft_config"):
+            require_whole(trained, Path(resume_from_checkpoint))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Train nothing where all steps are done: resumed from its last checkpoint.

@@ -21,26 +21,34 @@ from multitask.models.shape import (
 Precision = Literal["auto", "bf16", "master", "mixed", "fp32"]
 """How the parameters that learn are held.
 
-- ``bf16``: weights, gradients and optimizer states in bf16, as Axolotl does on one GPU.
-- ``master``: bf16 in use, with a float32 copy that is updated; as FSDP2 under accelerate and
-  DeepSpeed do.
-- ``mixed``: float32 weights and a bf16 copy, float32 gradients: PyTorch's autocast.
+- ``bf16``: weights, gradients and optimizer states in bf16: Axolotl's ``bf16: full``.
+- ``master``: float32 weights that are updated, and bf16 ones in use: layer by layer under FSDP2,
+  all of them with DeepSpeed.
+- ``mixed``: float32 weights and gradients, and the bf16 copies that PyTorch's autocast makes.
 - ``fp32``: all in float32.
-- ``auto``: what Axolotl does with the sharding at hand.
+- ``auto``: what a run does with the sharding at hand.
 """
 
 
 class StateBytes(NamedTuple):
-    """Bytes per parameter that learns."""
+    """Bytes per parameter that learns.
+
+    Attributes:
+        weights: The parameters themselves.
+        gradients: Of them.
+        optimizer: Its states, and the float32 weights where it holds them.
+        copies: Of the weights in bf16, made for a forward pass and never saved.
+    """
 
     weights: float
     gradients: float
     optimizer: float
+    copies: float = 0.0
 
     @property
     def total(self) -> float:
-        """All three."""
-        return self.weights + self.gradients + self.optimizer
+        """All of them."""
+        return self.weights + self.gradients + self.optimizer + self.copies
 
 
 @dataclass(frozen=True)
@@ -71,24 +79,28 @@ class Training:
     def state_bytes(self, sharding: str) -> StateBytes:
         """Bytes per parameter that learns, before sharding.
 
-        Adapters are float32 wherever the base is: peft makes them so.
+        What learns is float32: peft makes adapters so, and our plugin raises all else
+        (:mod:`multitask.callbacks.precision`); DeepSpeed holds bf16 weights and a float32 copy.
 
         Source: ZeRO (Rajbhandari et al. 2020), section 3.1, for 2 + 2 + 12; the memory anatomy in
         transformers' documentation for 6 + 4 + 8.
         """
-        precision = self.precision
-        if precision == "auto":
-            if self.base_bits == 32 or (self.frozen_base and not sharding.startswith("zero")):
-                precision = "fp32"
-            else:
-                precision = "bf16" if sharding in ("none", "ddp") else "master"
+        precision = self.held(sharding)
         if precision == "bf16":
             return StateBytes(2, 2, self._moments(2))
         if precision == "mixed":
-            return StateBytes(6, 4, self._moments(4))
+            return StateBytes(4, 4, self._moments(4), copies=2)
         if precision == "master" and sharding.startswith("zero"):
             return StateBytes(2, 2, 4 + self._moments(4))
         return StateBytes(4, 4, self._moments(4))
+
+    def held(self, sharding: str) -> Precision:
+        """How the parameters that learn are held with a sharding; never ``auto``."""
+        if self.precision != "auto":
+            return self.precision
+        if self.base_bits == 32 or (self.frozen_base and not sharding.startswith("zero")):
+            return "fp32"
+        return "mixed" if sharding in ("none", "ddp") else "master"
 
     def _moments(self, width: int) -> float:
         if "8bit" in self.optimizer:
@@ -118,7 +130,8 @@ def training_of(shape: ModelShape, axolotl: Mapping[str, Any]) -> Training:
 
     Args:
         shape: The model's.
-        axolotl: Axolotl's keys; those of the adapter, the base's bits and the optimizer count.
+        axolotl: Axolotl's keys; those of the adapter, the base's bits, the precision and the
+            optimizer count.
 
     Raises:
         InputError: A target module is not one of the model's, or the adapter is not known.
@@ -127,9 +140,10 @@ def training_of(shape: ModelShape, axolotl: Mapping[str, Any]) -> Training:
     if bits == 16 and axolotl.get("bf16") is False and not axolotl.get("fp16"):
         bits = 32
     optimizer = str(axolotl.get("optimizer", "adamw_torch_fused"))
+    precision: Precision = "bf16" if axolotl.get("bf16") == "full" else "auto"
     adapter = axolotl.get("adapter")
     if adapter is None:
-        return full(shape, base_bits=bits, optimizer=optimizer)
+        return full(shape, base_bits=bits, optimizer=optimizer, precision=precision)
     if adapter not in ("lora", "qlora", "adalora"):
         raise InputError(f"the size of the adapter {adapter!r} is not known", where="key 'adapter'")
     targets = axolotl.get("lora_target_modules")

@@ -23,7 +23,7 @@ class Memory:
     """Peak memory of one GPU in GB (10^9 bytes).
 
     Attributes:
-        weights: Parameters, frozen ones included.
+        weights: Parameters, frozen ones and autocast's copies included.
         gradients: Of the parameters that learn.
         optimizer: Adam's moments, and the float32 copy where the optimizer holds it.
         activations: Kept for the backward pass.
@@ -66,7 +66,7 @@ def estimate_memory(
     """
     bytes_ = training.state_bytes(spread.sharding)
     frozen = frozen_bytes(shape, training)
-    weights = training.trainable * bytes_.weights + frozen
+    weights = training.trainable * (bytes_.weights + bytes_.copies) + frozen
     gradients = training.trainable * bytes_.gradients
     optimizer = training.trainable * bytes_.optimizer
     weights /= spread.shard if spread.shards_weights else 1
@@ -79,7 +79,8 @@ def estimate_memory(
         if spread.shards_weights:
             host, weights = host + weights, 0.0
     tokens = workload.micro_batch * workload.sequence_len
-    activations = activation_bytes(shape, training, workload)
+    autocast = training.held(spread.sharding) == "mixed"
+    activations = activation_bytes(shape, training, workload, autocast=autocast)
     elements = float(tokens * shape.vocab_size)
     if workload.fused_loss:
         elements = max(elements / FUSED_LOSS_CHUNKS, min(elements, LOGITS_HELD))
@@ -103,16 +104,21 @@ def frozen_bytes(shape: ModelShape, training: Training) -> float:
     return shape.linear_parameters * training.base_bytes + rest * width
 
 
-def activation_bytes(shape: ModelShape, training: Training, workload: Workload) -> float:
+def activation_bytes(
+    shape: ModelShape, training: Training, workload: Workload, *, autocast: bool = False
+) -> float:
     """Bytes of activations at the peak: all layers', or one layer's and every layer's input.
 
     Source: Korthikanti et al. 2022 (arXiv 2205.05198), section 4.1: the inputs of every matrix
     product, of the norms and of the activation function are kept; here with the model's own
-    widths (grouped heads, gated MLP), without dropout, and with LoRA's copy of its input.
+    widths (grouped heads, gated MLP), without dropout, and with LoRA's copy of its input. Under
+    autocast matrix products are in bf16, but what they are added to stays in float32.
     """
     tokens = workload.micro_batch * workload.sequence_len
     width = 4 if training.base_bits == 32 else 2
+    stream = 4 if autocast else width
     per_token = float(layer_activations(shape) * width)
+    per_token += 2 * shape.hidden_size * (stream - width)  # the inputs of the two norms
     if training.adapted:
         # Inputs after LoRA's dropout, which is not the base's input.
         inputs = sum(one.inputs * one.count for one in training.adapted) / shape.layers
@@ -121,7 +127,7 @@ def activation_bytes(shape: ModelShape, training: Training, workload: Workload) 
         # Softmax in float32 and its copy in the compute width, for every head and position.
         per_token += shape.heads * workload.sequence_len * (4 + width)
     if workload.checkpointing:
-        return tokens * (shape.layers * shape.hidden_size * width + per_token)
+        return tokens * (shape.layers * shape.hidden_size * stream + per_token)
     return tokens * shape.layers * per_token
 
 

@@ -106,7 +106,9 @@ def _communication(
     """Seconds of collectives per forward and backward pass, and per optimizer step."""
     if spread.world_size == 1:
         return 0.0, 0.0
-    learns = training.trainable * 2.0  # gradients travel in bf16
+    learns = training.trainable * 2.0  # sharded gradients travel in bf16
+    if spread.sharding == "ddp":
+        learns = training.trainable * training.state_bytes("ddp").gradients
     world = spread.world_size
     if not spread.shards_weights:
         # All-reduce, or reduce-scatter and all-gather: once out, once back.

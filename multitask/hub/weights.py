@@ -14,6 +14,7 @@ from multitask.checkpoints import Checkpoint, list_checkpoints
 from multitask.errors import InputError, MultitaskError
 from multitask.evaluation.model_key import model_key
 from multitask.evaluation.models import trained_model
+from multitask.models.adapter import decomposes, load_adapter
 from multitask.run import Run, staged_folder, write_atomic
 
 Report = Callable[[str], None]
@@ -217,14 +218,17 @@ def _dtype(folder: Path) -> str:
 def _merge_adapter(adapter: Path, out: Path) -> None:
     """Add an adapter's weights to those of its base, in the base's own data type."""
     import torch
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     fix = "put the base where training had it; a gated one needs `hf auth login`"
     try:
-        base = str(PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path)
+        config = PeftConfig.from_pretrained(str(adapter))
+        base = str(config.base_model_name_or_path)
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-        model = PeftModel.from_pretrained(model, str(adapter))
+        if decomposes(config.init_lora_weights) and torch.cuda.is_available():
+            model = model.to("cuda")  # a CPU decomposes for hours
+        model = load_adapter(model, adapter)
         if model.active_peft_config.is_prompt_learning:
             raise InputError(
                 "a prompt-tuning adapter cannot be merged", where=adapter, fix="leave out --merged"

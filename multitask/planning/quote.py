@@ -63,7 +63,7 @@ def plan_of(
     )
     return Plan(
         shape=shape,
-        training=_training(shape, cluster, method, model),
+        training=_training(shape, spec, cluster, method, model),
         spread=Spread(
             str(topology.sharding),
             topology.shard,
@@ -79,8 +79,11 @@ def plan_of(
     )
 
 
-def _training(shape: ModelShape, cluster: Cluster, method: Method, model: ModelInfo) -> Training:
+def _training(
+    shape: ModelShape, spec: Spec, cluster: Cluster, method: Method, model: ModelInfo
+) -> Training:
     keys = dict(method.axolotl)
+    keys |= {key: spec.axolotl[key] for key in ("bf16", "optimizer") if key in spec.axolotl}
     if method.is_adapter and model.lora_target_modules is not None:
         keys["lora_target_modules"] = model.lora_target_modules
     if keys.get("adapter") == "adalora":

@@ -61,6 +61,8 @@ def fsdp_on_cpu() -> None:
         wanted = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
         if fresh and self.distributed_type == DistributedType.MULTI_CPU and wanted:
             self.distributed_type = DistributedType.FSDP
+            if self._mixed_precision != "no" and fsdp_plugin is not None:
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
             self.fsdp_plugin = fsdp_plugin
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from multitask.runners.finding import Finding
-from multitask.runners.plan import Plan
+from multitask.runners.plan import LORA_KERNELS, Plan
 
 # Not bitsandbytes, but torchao: they take sharded weights, and their state cannot be saved.
 _TORCHAO_OPTIMIZERS = frozenset(
@@ -36,20 +36,30 @@ def _state_dict(plan: Plan) -> Iterator[Finding]:
 def _checkpointing(plan: Plan) -> Iterator[Finding]:
     section = plan.fsdp
     recomputing = plan.get("gradient_checkpointing")
-    # transformers/trainer.py refuses both, after the model has been loaded
-    if section and section.get("activation_checkpointing") and recomputing:
+    # accelerate/utils/fsdp_utils.py:615 wraps the children of every layer without the state of the
+    # random numbers; axolotl/monkeypatch/accelerate/fsdp2.py:485 wraps the layers again. The final
+    # adapter's names then hold `_checkpoint_wrapped_module`, and PEFT only warns of that. Beside
+    # gradient_checkpointing transformers/trainer.py:844 refuses it, after the model is loaded.
+    if section and section.get("activation_checkpointing"):
+        adapter = bool(plan.get("adapter"))
         yield Finding(
-            "FSDP's own activation checkpointing is on as well, and the trainer refuses both",
-            "gradient_checkpointing",
-            "remove it (FSDP's saves a gather in the backward pass)",
+            "the adapter would be saved under names that cannot be loaded, and dropout would "
+            "differ between the forward and the backward pass"
+            if adapter
+            else "the trainer refuses it beside gradient_checkpointing"
+            if recomputing
+            else "layers and their parts are both wrapped, so that much is computed three times",
+            "fsdp_config.activation_checkpointing",
+            "remove it, and set gradient_checkpointing: true with "
+            "gradient_checkpointing_kwargs: {use_reentrant: false}",
+            "error" if adapter or recomputing else "warning",
         )
     # schemas/validation.py, check_activation_offloading_wo_gc
     if plan.get("activation_offloading") and not recomputing:
         yield Finding(
             "it works on checkpointed activations",
             "activation_offloading",
-            "set gradient_checkpointing: true"
-            + (" and fsdp_config.activation_checkpointing: false" if section else ""),
+            "set gradient_checkpointing: true",
         )
 
 
@@ -99,6 +109,28 @@ def _quantised(plan: Plan) -> Iterator[Finding]:
     # teaches FSDP2 alone about them).
     if plan.get("load_in_8bit") and not plan.fsdp2:
         yield Finding("FSDP1 cannot shard 8-bit weights", "load_in_8bit", "set fsdp_version: 2")
+
+
+def _dora(plan: Plan) -> Iterator[Finding]:
+    """Fused LoRA kernels on DoRA's sharded magnitudes (axolotl/kernels/lora.py:110-113)."""
+    if not plan.get("peft_use_dora") or plan.fsdp is None:
+        return
+    given = {key: plan.get(key) for key in LORA_KERNELS}
+    # schemas/config.py, check_auto_enable_lora_kernels: on by themselves unless one is given
+    automatic = (
+        plan.get("adapter") in ("lora", "qlora")
+        and set(given.values()) == {None}
+        and not (plan.get("load_in_8bit") or plan.get("trust_remote_code"))
+    )
+    for key in LORA_KERNELS[:3]:
+        if given[key] or automatic:
+            yield Finding(
+                "the fused LoRA kernels gather DoRA's magnitudes past FSDP, which then does not "
+                "reduce their gradients: each GPU learns them from its own rows",
+                key,
+                f"set {', '.join(LORA_KERNELS)} to false, or sharding: ddp",
+            )
+            return
 
 
 def _engines(plan: Plan) -> Iterator[Finding]:
@@ -222,6 +254,7 @@ RULES = (
     _checkpointing,
     _optimizer,
     _quantised,
+    _dora,
     _engines,
     _parallelism,
     _compilation,

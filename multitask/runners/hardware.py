@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from multitask.cluster import Sharding
 from multitask.planning.setup import Setup
-
-_LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+from multitask.runners.plan import LORA_KERNELS
 
 
 class Section(NamedTuple):
@@ -37,7 +36,7 @@ def cpu_sections(setup: Setup) -> list[Section]:
         "dataloader_pin_memory": False,
     }
     if setup.method.is_adapter:
-        keys |= dict.fromkeys(_LORA_KERNELS, False)
+        keys |= dict.fromkeys(LORA_KERNELS, False)
     why = (
         "CPU: float32, since bfloat16 is emulated; rows of like length together, since packing "
         "needs flash attention. Axolotl turns its fused LoRA kernels on by itself, and they run "
@@ -104,16 +103,21 @@ def _kernels(setup: Setup) -> list[Section]:
         sections.append(Section(why, dict.fromkeys(setup.model.liger, True)))
     if setup.method.is_adapter and not _lora_kernels_fit(setup):
         why = "Axolotl turns its fused LoRA kernels on by itself; they do not fit here."
-        sections.append(Section(why, dict.fromkeys(_LORA_KERNELS, False)))
+        sections.append(Section(why, dict.fromkeys(LORA_KERNELS, False)))
     return sections
 
 
 def _lora_kernels_fit(setup: Setup) -> bool:
+    keys = setup.method.axolotl | setup.spec.axolotl
+    # They gather DoRA's magnitudes by `full_tensor` (axolotl/kernels/lora.py:110-113), past FSDP's
+    # reduction: each shard would learn from its own rows alone, and replicas would drift apart.
+    sharded_dora = keys.get("peft_use_dora") and setup.topology.sharding.is_fsdp
     return (
         setup.model.lora_kernels
         and setup.method.base_bits != 8
         and not setup.spec.trust_remote_code
         and setup.method.axolotl["adapter"] in ("lora", "qlora")
+        and not sharded_dora
     )
 
 
@@ -139,7 +143,7 @@ def _loading() -> Section:
 def _sharding(setup: Setup) -> list[Section]:
     sharding = setup.topology.sharding
     if sharding.is_fsdp:
-        return [_fsdp(setup), *_reduce_each_pass(setup)]
+        return [_fsdp(setup), _recompute(setup), *_reduce_each_pass(setup)]
     if sharding.deepspeed_stage is None:
         return [_recompute(setup)]
     why = (
@@ -153,6 +157,10 @@ def _recompute(setup: Setup) -> Section:
     if not setup.recompute:
         why = "All activations fit in memory, so that no layer is computed twice."
         return Section(why, {"gradient_checkpointing": False})
+    # Not FSDP's own `activation_checkpointing`: accelerate wraps every layer's children without the
+    # state of the random numbers (accelerate/utils/fsdp_utils.py:615), and Axolotl the layers once
+    # more (axolotl/monkeypatch/accelerate/fsdp2.py:485). Dropout then differs in the backward pass,
+    # and the final adapter is saved under the wrappers' names, so that nothing loads it.
     return Section(
         "Layers are computed again in the backward pass instead of kept: a third more work, far "
         "less memory.",
@@ -184,7 +192,6 @@ def _fsdp(setup: Setup) -> Section:
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         # A full state dict restores LoRA wrongly on resume (accelerate#4206).
         "state_dict_type": "SHARDED_STATE_DICT",
-        "activation_checkpointing": setup.recompute,
     }
     if setup.model.layer_class:
         fsdp["transformer_layer_cls_to_wrap"] = setup.model.layer_class
@@ -195,12 +202,7 @@ def _fsdp(setup: Setup) -> Section:
         keys |= {"dp_shard_size": topology.shard, "dp_replicate_size": topology.replicate}
     why = (
         f"FSDP2, {kind} ({topology.reason}). Checkpoints are sharded: a full state dict restores "
-        "LoRA wrongly on resume (accelerate#4206). "
-        + (
-            "Layers are computed again in the backward pass (activation checkpointing), which "
-            "clashes with `gradient_checkpointing`."
-            if setup.recompute
-            else "All activations fit in memory, so that no layer is computed twice."
-        )
+        "LoRA wrongly on resume (accelerate#4206). What learns is held in float32, and layers are "
+        "gathered and computed in bfloat16."
     )
     return Section(why, keys)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+"""Axolotl's fused LoRA kernels, which turn themselves on unless one of these keys is given."""
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from multitask.runners.finding import Finding
-from multitask.runners.plan import Plan
+from multitask.runners.plan import LORA_KERNELS, Plan
 
 PLUGIN = "multitask.plugin.MultitaskPlugin"
 TRAIN_DATA = "data/train.jsonl"
@@ -19,7 +19,6 @@ NO_POSITIONS = frozenset({"bloom", "mpt", "mamba", "mamba2", "falcon_mamba", "rw
 NO_FLASH_ATTENTION = NO_POSITIONS | {"codegen", "xglm"}
 # Axolotl's built-in adapters (schemas/peft.py, validate_adapter); a plugin may bring others.
 BUILT_IN_ADAPTERS = ("lora", "qlora", "llama-adapter")
-_LORA_KERNELS = tuple(f"lora_{part}_kernel" for part in ("mlp", "qkv", "o", "embedding"))
 
 
 def _run_contract(plan: Plan) -> Iterator[Finding]:
@@ -209,17 +208,29 @@ def _method(plan: Plan) -> Iterator[Finding]:
         yield Finding("QLoRA cannot have 8-bit weights", "load_in_8bit", "set adapter: lora")
 
 
+def _precision(plan: Plan) -> Iterator[Finding]:
+    # core/builders/base.py: "full" switches autocast off; loaders/model.py loads in bf16 as always
+    if plan.get("bf16") == "full" and not plan.get("adapter") and not plan.get("deepspeed"):
+        yield Finding(
+            "weights and Adam are held in bf16, which rounds most updates away at a small "
+            "learning rate",
+            "bf16",
+            "set it to true where memory allows (`multitask estimate`)",
+            "warning",
+        )
+
+
 def _cpu(plan: Plan) -> Iterator[Finding]:
     """What exists on CUDA alone."""
     if not plan.on_cpu:
         return
     # schemas/config.py, check_auto_enable_lora_kernels: on by themselves unless one is given
-    given = [plan.get(key) for key in _LORA_KERNELS]
+    given = [plan.get(key) for key in LORA_KERNELS]
     if plan.get("adapter") in ("lora", "qlora") and (any(given) or given == [None] * len(given)):
         yield Finding(
             "Axolotl's fused LoRA kernels run on CUDA alone, and turn themselves on",
-            _LORA_KERNELS[0],
-            f"set {', '.join(_LORA_KERNELS)} to false",
+            LORA_KERNELS[0],
+            f"set {', '.join(LORA_KERNELS)} to false",
         )
     for plugin in ("LigerPlugin", "CutCrossEntropyPlugin"):
         if plan.plugin(plugin):
@@ -232,4 +243,4 @@ def _cpu(plan: Plan) -> Iterator[Finding]:
             yield Finding("there is no GPU to shard over", key, "remove it, or choose a cluster")
 
 
-RULES = (_run_contract, _resuming, _data, _packing, _attention, _method, _cpu)
+RULES = (_run_contract, _resuming, _data, _packing, _attention, _method, _precision, _cpu)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from multitask.errors import InputError, did_you_mean
 from multitask.models import attention_of
+from multitask.models.adapter import load_adapter
 from multitask.quiet import quiet_libraries
 from multitask.scoring.chat import freeze_tokenizer
 from multitask.scoring.encode import Encoder, LabelEncoder, PairEncoder
@@ -68,7 +69,8 @@ def load_model(
 
     Raises:
         InputError: The folder holds no model or no tokenizer, an adapter's base is missing, the
-            Hub does not give the model, or it cannot be quantised here.
+            adapter's tensors are not those of the base, the Hub does not give the model, or it
+            cannot be quantised here.
     """
     quiet_libraries()
     import torch
@@ -93,6 +95,8 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(name)
         freeze_tokenizer(tokenizer)
         model = _load(base, options)
+        if not getattr(model, "is_quantized", False):
+            model = model.to(device)  # before an adapter: PiSSA's decomposes the base's weights
         if adapter.is_file():
             model = _adapted(model, name, merge=not getattr(model, "is_quantized", False))
     except (OSError, ValueError, RuntimeError) as error:
@@ -105,8 +109,6 @@ def load_model(
             where=where,
             fix="check the path; a gated model needs its conditions accepted and `hf auth login`",
         ) from None
-    if not getattr(model, "is_quantized", False):
-        model = model.to(device)
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, name=name)
 
 
@@ -138,9 +140,7 @@ def _load(base: str, options: dict[str, Any]) -> Any:
 
 def _adapted(model: Any, adapter: str, *, merge: bool) -> Any:
     """The base with the adapter in it: merged, or beside weights that are quantised."""
-    from peft import PeftModel
-
-    adapted = PeftModel.from_pretrained(model, adapter)
+    adapted = load_adapter(model, Path(adapter))
     if adapted.active_peft_config.is_prompt_learning:
         raise InputError("a prompt-tuning adapter cannot be scored", where=adapter)
     return adapted.merge_and_unload() if merge else adapted.get_base_model()

@@ -90,7 +90,7 @@ def _per_parameter(training: Training, sharding: str = "none") -> float:
 
 def _state() -> Iterator[Reference]:
     mixed = full(LLAMA_7B, precision="mixed")
-    eight_bit = full(LLAMA_7B, optimizer="adamw_bnb_8bit").state_bytes("none")
+    eight_bit = full(LLAMA_7B, optimizer="adamw_bnb_8bit", precision="bf16").state_bytes("none")
     yield Reference(
         "full fine-tune, AdamW, mixed precision", "B/param", 18, _per_parameter(mixed), _HF
     )

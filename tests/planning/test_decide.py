@@ -83,7 +83,7 @@ def test_a_sharding_that_the_cluster_or_method_cannot_do_is_refused() -> None:
 def test_what_does_not_fit_is_refused_with_the_cheapest_that_does() -> None:
     with pytest.raises(InputError, match="does not fit 1 NVIDIA RTX 4090") as error:
         _decide(cluster="1x24gb", method="full")
-    assert "cheapest that fits: `cluster: 1x1-a100-80gb`, `method: full`" in str(error.value)
+    assert "cheapest that fits: `cluster: 1x4-a100-80gb`, `method: full`" in str(error.value)
     assert "of all methods: `cluster: 1x24gb`" in str(error.value)
     with pytest.raises(InputError, match="no shipped cluster holds it with this method"):
         _decide(_70B, method="full")
@@ -178,11 +178,15 @@ def test_nothing_known_means_nothing_risky() -> None:
 
 def test_layers_are_computed_again_only_where_memory_needs_it() -> None:
     roomy = _decide(_1B)
-    assert axolotl_file(roomy).config["fsdp_config"]["activation_checkpointing"] is False
+    assert axolotl_file(roomy).config["gradient_checkpointing"] is False
     tight = _decide(cluster="1x24gb", method="qlora")
     assert axolotl_file(tight).config["gradient_checkpointing"] is True
     asked = _decide(_1B, activation_checkpointing=True)
-    assert axolotl_file(asked).config["fsdp_config"]["activation_checkpointing"] is True
+    config = axolotl_file(asked).config
+    assert config["gradient_checkpointing"] is True
+    assert config["gradient_checkpointing_kwargs"] == {"use_reentrant": False}
+    # FSDP's own: accelerate/utils/fsdp_utils.py:615, axolotl/monkeypatch/accelerate/fsdp2.py:485
+    assert "activation_checkpointing" not in config["fsdp_config"]
     assert roomy.estimate is not None
     assert asked.estimate is not None
     assert roomy.estimate.step.total < asked.estimate.step.total

@@ -32,7 +32,7 @@ def test_the_cluster_gets_sharded_fsdp2() -> None:
     assert config["fsdp_version"] == 2
     assert config["fsdp_config"]["state_dict_type"] == "SHARDED_STATE_DICT"
     assert config["fsdp_config"]["transformer_layer_cls_to_wrap"] == "LlamaDecoderLayer"
-    assert "gradient_checkpointing" not in config  # clashes with FSDP's own
+    assert "activation_checkpointing" not in config["fsdp_config"]
 
 
 def test_one_gpu_and_cpu_get_no_fsdp() -> None:

@@ -63,7 +63,6 @@ def _base(*, lora: bool = True, fsdp: bool = True) -> dict[str, Any]:
             "fsdp_version": 2,
             "fsdp_config": {
                 "state_dict_type": "SHARDED_STATE_DICT",
-                "activation_checkpointing": True,
                 "reshard_after_forward": True,
             },
         }
@@ -160,6 +159,7 @@ TRAPS = {
         {"adapter": "qlora", "load_in_4bit": True, "load_in_8bit": True},
         axolotl=True,
     ),
+    "all in bf16": Trap("bf16", {"bf16": "full"}, severity="warning", lora=False),
     # CPU
     "kernels on a CPU": Trap(
         "lora_mlp_kernel", {"bf16": False, "attn_implementation": "sdpa"}, **_CPU
@@ -184,7 +184,26 @@ TRAPS = {
         "fsdp_config.state_dict_type",
         {"fsdp_config": {"fsdp_state_dict_type": "FULL_STATE_DICT"}},
     ),
-    "twice checkpointed": Trap("gradient_checkpointing", {"gradient_checkpointing": True}),
+    "an adapter that nothing loads": Trap(
+        "fsdp_config.activation_checkpointing", fsdp={"activation_checkpointing": True}
+    ),
+    "twice checkpointed": Trap(
+        "fsdp_config.activation_checkpointing",
+        {"gradient_checkpointing": True},
+        fsdp={"activation_checkpointing": True},
+        lora=False,
+    ),
+    "wrapped twice": Trap(
+        "fsdp_config.activation_checkpointing",
+        fsdp={"activation_checkpointing": True},
+        severity="warning",
+        lora=False,
+    ),
+    "sharded DoRA": Trap("lora_mlp_kernel", {"peft_use_dora": True}),
+    "sharded DoRA, asked for": Trap(
+        "lora_o_kernel",
+        {"peft_use_dora": True, "lora_qkv_kernel": False, "lora_o_kernel": True},
+    ),
     "offloading nothing": Trap(
         "activation_offloading", {"activation_offloading": True}, axolotl=True
     ),

@@ -82,6 +82,38 @@ def test_gemma_2_is_scored_with_its_soft_cap(toy: Path, tmp_path: Path) -> None:
     assert right != pytest.approx(wrong, abs=1e-3)  # else this test would show nothing
 
 
+@pytest.mark.parametrize(
+    ("rename", "what"),
+    [
+        # What accelerate's and Axolotl's activation checkpointing under FSDP2 made of the names.
+        (
+            lambda name: name.replace("self_attn.", "_checkpoint_wrapped_module.self_attn."),
+            "4 of 4",
+        ),
+        (lambda name: name if "layers.0" in name else None, "2 of 4 tensors are missing"),
+    ],
+    ids=["other names", "a layer less"],
+)
+def test_an_adapter_that_is_not_loaded_whole_is_refused(
+    toy: Path, tmp_path: Path, rename: Any, what: str
+) -> None:
+    """PEFT only warns (peft/peft_model.py:649-670), and the base would be scored for it."""
+    peft = pytest.importorskip("peft")
+    from safetensors.torch import load_file, save_file
+
+    loaded = load_model(str(toy))
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    adapted = peft.get_peft_model(loaded.model, config)
+    adapted.peft_config["default"].base_model_name_or_path = str(toy)
+    adapted.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = {rename(name): tensor for name, tensor in load_file(file).items()}
+    save_file({name: tensor for name, tensor in tensors.items() if name}, file)
+    with pytest.raises(InputError, match=what):
+        load_model(str(tmp_path))
+
+
 def test_weights_are_loaded_in_the_precision_asked_for(toy: Path) -> None:
     assert load_model(str(toy), dtype="bfloat16").model.dtype == torch.bfloat16
     with pytest.raises(InputError, match="did you mean 'bfloat16'"):
