@@ -217,6 +217,11 @@ def _warnings(draft: _Draft, quote: Estimate | None) -> tuple[str, ...]:
             f"the model is gated: accept its conditions at {draft.model.gated} and log in "
             "(`hf auth login`) on every machine that trains"
         )
+    if draft.spec.sequence_len is None and draft.workload.longest > draft.sequence.tokens:
+        warnings.append(
+            f"rows of more than {draft.sequence.tokens} tokens, for which the model was not made, "
+            f"are left out of training; the longest has {draft.workload.longest} tokens"
+        )
     if quote is not None and quote.steps < _FEW_STEPS and not draft.cluster.on_cpu:
         epochs = math.ceil(draft.spec.epochs * _FEW_STEPS / quote.steps)
         warnings.append(

@@ -55,9 +55,12 @@ def choose_sequence_len(
     row = f"the longest row has {'' if workload.counted else 'perhaps '}{workload.longest} tokens"
     tokens, reason = longest, row
     if packing:
-        sequences = spec.global_batch_size or cluster.world_size
-        wanted = DEFAULT_ROWS * workload.tokens_per_row / PACKING_FILL / sequences
-        by_rows = min(_rounded_up(wanted), _LONG_ENOUGH)
+        step = DEFAULT_ROWS * workload.tokens_per_row / PACKING_FILL
+        sequences = spec.global_batch_size
+        if sequences is None:
+            world = cluster.world_size
+            sequences = world * math.ceil(step / world / _LONG_ENOUGH)
+        by_rows = _rounded_up(step / sequences)
         if by_rows >= longest:
             tokens = by_rows
             reason = f"for about {DEFAULT_ROWS} rows an optimizer step; {row}"

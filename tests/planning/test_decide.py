@@ -127,7 +127,7 @@ def test_packing_is_for_models_whose_packed_rows_stay_apart() -> None:
 
 
 def test_the_default_batch_counts_packed_rows() -> None:
-    setup = _decide()
+    setup = _decide(sequence_len=2048)
     assert setup.batch.global_size == 12  # a packed sequence for each GPU holds some 24 rows
     assert "about 24 rows" in plan_section(setup)
     assert _decide("bigscience/bloom-7b1").batch.global_size == 96
@@ -191,3 +191,52 @@ def test_layers_are_computed_again_only_where_memory_needs_it() -> None:
     assert asked.estimate is not None
     assert roomy.estimate.step.total < asked.estimate.step.total
     assert roomy.estimate.memory.total <= 0.75 * 80
+
+
+def _short(longest: int = 300, tokens: float = 60.0) -> Workload:
+    return Workload(20_000, 2_000, tokens, longest, counted=True)
+
+
+@pytest.mark.parametrize("tokens", [30.0, 60.0, 150.0])
+@pytest.mark.parametrize("cluster", ["3x4-a100-80gb", "1x8-a100-80gb", "1xh100"])
+def test_a_step_sees_about_96_rows(cluster: str, tokens: float) -> None:
+    setup = _decide(workload=_short(64, tokens), cluster=cluster)
+    rows = setup.workload.rows_per_sequence(setup.sequence.tokens)  # type: ignore[union-attr]
+    assert 96 * 0.7 <= rows * setup.batch.global_size <= 96 * 1.4
+    assert setup.sequence.tokens % 64 == 0
+    plan = plan_section(setup)
+    assert f"sequence_len: {setup.sequence.tokens} (for about 96 rows an optimizer step" in plan
+    assert axolotl_file(setup).config["sequence_len"] == setup.sequence.tokens
+
+
+def test_rows_of_60_tokens_on_3x4_get_sequences_of_512() -> None:
+    assert _decide(workload=_short(100, 60.0)).sequence.tokens == 512
+
+
+def test_the_longest_row_fits_whatever_a_step_then_sees() -> None:
+    setup = _decide(workload=_short(longest=1500))
+    assert setup.sequence.tokens == 1536
+    assert setup.sequence.reason == "the longest row has 1500 tokens"
+
+
+def test_sequences_are_no_longer_than_the_model_was_made_for() -> None:
+    setup = _decide("google/gemma-2-2b-it", workload=_short(longest=9000))
+    assert setup.sequence.tokens == setup.model.shape.max_positions == 8192  # type: ignore[union-attr]
+    assert any("longest has 9000 tokens" in warning for warning in setup.warnings)
+
+
+def test_the_specs_own_length_wins() -> None:
+    setup = _decide(workload=_short(), sequence_len=2048)
+    assert setup.sequence == (2048, "as the spec says")
+
+
+def test_too_few_steps_come_with_the_epochs_that_make_enough() -> None:
+    work = Workload(3_000, 300, 60.0, 100, counted=True)
+    (warning,) = (w for w in _decide(workload=work).warnings if "optimizer steps" in w)
+    epochs = int(warning.split("`epochs: ")[1].split("`")[0])
+    enough = _decide(workload=work, epochs=epochs)
+    assert enough.estimate is not None
+    assert enough.estimate.steps >= 200
+    assert not any("optimizer steps" in w for w in enough.warnings)
+    fewer = _decide(workload=work, epochs=epochs - 1)
+    assert any("optimizer steps" in w for w in fewer.warnings)
