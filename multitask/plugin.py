@@ -24,6 +24,7 @@ from multitask.quiet import set_library_variables
 from multitask.run import Run
 from multitask.runners.kernels import use_local_kernel
 from multitask.training.attempts import announce_plugin
+from multitask.training.progress import show_stacks_on_signal
 
 _PATH_KEYS = (
     "output_dir", "dataset_prepared_path", "base_model", "deepspeed", "chat_template_jinja"
@@ -53,6 +54,7 @@ class MultitaskPlugin(BasePlugin):
         # Before the validation, which asks for the kernel.
         if cfg.get("attn_implementation") == "flash_attention_2" and not find_spec("flash_attn"):
             use_local_kernel(os.environ)
+        show_stacks_on_signal()
         for key in _PATH_KEYS:
             if isinstance(cfg.get(key), str):
                 cfg[key] = self._anchor(

@@ -32,7 +32,11 @@ from multitask.training.events import write_event
 
 _LOG = logging.getLogger(__name__)
 
+LOOK_SECONDS = 0.5
+
 _STOP, _SKIP = 1, 2
+_FLAGS = 2  # bits; above them stand the steps until all look again
+_MOST_STEPS = 10_000
 _VISIBLE_SECONDS = 60.0
 _ROOM = 1.05
 _LEAST = 2
@@ -53,12 +57,21 @@ class CheckpointCallback(TrainerCallback):
         keep: Complete checkpoints to keep; the trainer's ``save_total_limit``.
     """
 
-    def __init__(self, run: Run) -> None:
-        """Work for ``run``; what it is trained on is noted now, before files can change."""
+    def __init__(self, run: Run, *, look_seconds: float = LOOK_SECONDS) -> None:
+        """Work for ``run``; what it is trained on is noted now, before files can change.
+
+        Args:
+            run: The run.
+            look_seconds: Time between two looks for a request to stop, about; each reads the
+                volume that nodes share, and has all processes wait for the first one.
+        """
         self.run = run
+        self._look_seconds = look_seconds
         self.keep: int | None = None
         self._inputs: Inputs | None = None
         self._stopping = False
+        self._next_look = 0
+        self._looked: tuple[float, int] | None = None
         self._best: dict[str, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -69,21 +82,37 @@ class CheckpointCallback(TrainerCallback):
         self._best = _best_of(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Look for a request to stop, and for room on the disk; all processes do as the first."""
+        """Look for a request to stop, and for room on the disk; all processes do as the first.
+
+        They do so together, so at which steps is agreed as well; at a save they do in any case.
+        """
+        if state.global_step < self._next_look and not control.should_save:
+            return
         wish = 0
         if ranks.rank() == 0:
+            wish |= self._steps_to_next_look(state.global_step) << _FLAGS
             wish |= _STOP * stop_requested(self.run)
             # The last save is never skipped: Axolotl makes the final model of FSDP from it.
             wants_save = control.should_save and state.global_step < state.max_steps
             if (wants_save or wish) and not self._has_room(args, state):
                 wish |= _SKIP
         wish = ranks.agree(wish, args.device)
+        self._next_look = state.global_step + (wish >> _FLAGS)
         if wish & _STOP:
             self._stopping = True
             control.should_training_stop = control.should_save = True
             control.should_evaluate = False
         if wish & _SKIP:
             control.should_save = False
+
+    def _steps_to_next_look(self, step: int) -> int:
+        """How many steps fit into the time between looks, by those since the last one."""
+        now, before = time.monotonic(), self._looked
+        self._looked = now, step
+        if before is None or step <= before[1]:
+            return 1
+        pace = max(1e-9, (now - before[0]) / (step - before[1]))
+        return max(1, min(_MOST_STEPS, int(self._look_seconds / pace)))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Verify the checkpoint, write its marker, then rotate."""

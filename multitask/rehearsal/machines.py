@@ -18,7 +18,7 @@ from multitask.rehearsal.faults import Fault, as_environment, grant, wanted
 from multitask.rehearsal.network import Network
 from multitask.rehearsal.shims import TIMEOUT_VARIABLE
 
-# How long collectives wait for a rank that hangs, where one is made to.
+# How long collectives wait for a node that is cut off.
 HANG_SECONDS = 90.0
 
 _NODE_VARIABLE = "MULTITASK_REHEARSAL_NODE"
@@ -120,7 +120,7 @@ class Machines:
         environment = dict(os.environ) | self.network.environment()
         environment |= as_environment(self.faults, self._folder)
         environment |= {_NODE_VARIABLE: f"{self._mark}-{node}", "OMP_NUM_THREADS": "1"}
-        if any(fault.kind in ("stall", "partition") for fault in self.faults):
+        if any(fault.kind == "partition" for fault in self.faults):
             environment[TIMEOUT_VARIABLE] = str(HANG_SECONDS)
         for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
             environment.pop(name, None)

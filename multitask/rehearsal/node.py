@@ -18,8 +18,9 @@ from multitask.training.supervisor import Supervisor
 
 # A rehearsal's failures are meant, so nobody waits long for them.
 OPTIONS = Options(
-    backoff=0.5, longest_backoff=2.0, poll=0.1, beat=1.0, dead=20.0, patience=300.0, stop=60.0
-)
+    backoff=0.5, longest_backoff=2.0, poll=0.1, beat=1.0, dead=20.0, patience=300.0, stop=60.0,
+    stall=20.0, pause=120.0,
+)  # fmt: skip
 
 _CLIENT = Path(__file__).with_name("forkclient.py")
 

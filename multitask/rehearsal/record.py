@@ -39,7 +39,7 @@ def steps_lost(run: Run) -> list[int]:
             if started:
                 lost.append(max(0, reached - int(event["step"])))
             started, reached = True, int(event["step"])
-        elif event["event"] == "step":
+        else:
             reached = max(reached, int(event["step"]))
     return lost
 

@@ -24,12 +24,14 @@ from multitask.rehearsal.forkserver import Forkserver
 from multitask.rehearsal.layout import follow_layout, layout
 from multitask.rehearsal.machines import HANG_SECONDS, Machines
 from multitask.rehearsal.network import Network, loopback, namespaces
+from multitask.rehearsal.node import OPTIONS
 from multitask.rehearsal.record import losses_by_step, steps_lost
 from multitask.rehearsal.result import Rehearsal, Wishes
 from multitask.rehearsal.stage import MODEL, stage_rehearsal
 from multitask.run import Run
 from multitask.runners.deepspeed import require_deepspeed
 from multitask.spec import load_spec
+from multitask.training.options import Options
 
 Say = Callable[[str], None]
 
@@ -120,10 +122,17 @@ class _Rehearsing:
             result.changes += follow_layout(
                 self.calm, self.cluster, nodes=result.nodes, procs=result.procs
             )
-            if any(fault.kind in ("stall", "partition") for fault in self.wishes.faults):
-                why = "a hang is noticed by its timeout"
+            faults = {fault.kind for fault in self.wishes.faults}
+            if "partition" in faults:
+                why = "a lost connection is noticed by its timeout"
                 result.changes.append(
                     Change("timeout of collectives", "1800 s", f"{HANG_SECONDS:.0f} s", why)
+                )
+            if "stall" in faults:
+                why = "steps are short, and a hang is noticed after ten of them at the earliest"
+                now = f"{OPTIONS.stall:.0f} s"
+                result.changes.append(
+                    Change("time without a step", f"{Options().stall:.0f} s", now, why)
                 )
             check.detail = str(next(c.now for c in result.changes if c.key == "model"))
 

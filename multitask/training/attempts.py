@@ -58,6 +58,7 @@ class NodeReport:
         where: The log.
         cause: Whether the failure looks like a cause rather than a broken connection to a peer
             that had failed before.
+        stalled: Whether it was ended because it made no progress.
     """
 
     state: NodeState
@@ -67,6 +68,7 @@ class NodeReport:
     details: str = ""
     where: str = ""
     cause: bool = True
+    stalled: bool = False
 
 
 @dataclass(frozen=True)

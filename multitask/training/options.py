@@ -22,6 +22,8 @@ class Options:
         dead: A node without a sign of life for so long counts as dead.
         patience: How long nodes wait for one that is dead or has not come yet.
         stop: How long a save may take after a request to stop, before processes are killed.
+        stall: Time without a step, at least, after which a training counts as hung.
+        pause: How long an evaluation or a save may take before it does.
     """
 
     max_restarts: int = 3
@@ -33,6 +35,8 @@ class Options:
     dead: float = 60.0
     patience: float = 1800.0
     stop: float = 900.0
+    stall: float = 180.0
+    pause: float = 900.0
 
 
 class TrainingStopped(MultitaskError):  # noqa: N818  # it is no error of ours

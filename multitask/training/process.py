@@ -11,7 +11,9 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from multitask.training.progress import STACKS
 
 Event = dict[str, Any]
 
@@ -19,6 +21,9 @@ RUN_VARIABLE = "MULTITASK_RUN"
 
 _LAUNCH = "MULTITASK_LAUNCH"
 _END_SECONDS = 10.0
+_KILL_SECONDS = 30.0
+# For the stacks to pass through the pipes of the launcher.
+_STACK_SECONDS = 2.0
 
 
 class Launch:
@@ -64,10 +69,49 @@ class Launch:
         """The exit code once the command has ended, negative for a signal; None before."""
         return self._process.poll()
 
-    def end(self) -> None:
-        """End all its processes: ask first, then kill."""
-        end_processes(_LAUNCH, self._token)
-        self._process.wait()
+    def show_stacks(self) -> list[int]:
+        """Have its processes write their threads' stacks to their logs.
+
+        Returns:
+            Those that were asked; others would be ended by the signal.
+        """
+        processes = [p for p in processes_with(_LAUNCH, self._token) if _catches(p, STACKS)]
+        _signal(processes, STACKS)
+        if processes:
+            time.sleep(_STACK_SECONDS)
+        return processes
+
+    def end(self) -> list[Stuck]:
+        """End all its processes: ask first, then kill.
+
+        Returns:
+            Those that could not be ended.
+        """
+        _, stuck = end_processes(_LAUNCH, self._token)
+        # Where the command itself is stuck, there is no exit code to wait for.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_END_SECONDS)
+        return stuck
+
+
+class Stuck(NamedTuple):
+    """A process that SIGKILL does not end, as where it waits inside a driver.
+
+    Attributes:
+        pid: Its number.
+        command: What it runs.
+        state: As ``/proc`` says: ``D`` is an uninterruptible wait.
+    """
+
+    pid: int
+    command: str
+    state: str
+
+    def __str__(self) -> str:
+        return (
+            f"process {self.pid} ({self.command}) cannot be killed, state {self.state}; it keeps "
+            "what it holds of its GPU until the machine is restarted"
+        )
 
 
 class EventFollower:
@@ -149,16 +193,23 @@ def processes_with(variable: str, value: str) -> list[int]:
     return found
 
 
-def end_processes(variable: str, value: str, *, patience: float = _END_SECONDS) -> list[int]:
+def end_processes(
+    variable: str,
+    value: str,
+    *,
+    patience: float = _END_SECONDS,
+    kill_patience: float = _KILL_SECONDS,
+) -> tuple[list[int], list[Stuck]]:
     """End the processes that a variable names: ask with SIGTERM, kill what is left.
 
     Args:
         variable: The variable's name.
         value: Its value.
         patience: Seconds between asking and killing.
+        kill_patience: Seconds after which a process that was killed counts as stuck.
 
     Returns:
-        The processes that were there.
+        The processes that were there, and those that are still there.
     """
     first = processes = processes_with(variable, value)
     _signal(processes, signal.SIGTERM)
@@ -166,11 +217,30 @@ def end_processes(variable: str, value: str, *, patience: float = _END_SECONDS) 
     while processes and time.monotonic() < deadline:
         time.sleep(0.1)
         processes = processes_with(variable, value)
-    while processes:
+    deadline = time.monotonic() + kill_patience
+    while processes and time.monotonic() < deadline:
         _signal(processes, signal.SIGKILL)
         time.sleep(0.1)
         processes = processes_with(variable, value)
-    return first
+    return first, [_stuck(process) for process in processes]
+
+
+def _stuck(process: int) -> Stuck:
+    command, state = "?", "?"
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        command = b" ".join(words).decode("utf-8", "replace").strip()[:120] or "?"
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[-1].split()[0]
+    return Stuck(process, command, state)
+
+
+def _catches(process: int, number: signal.Signals) -> bool:
+    """Whether a process handles a signal itself."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        status = Path(f"/proc/{process}/status").read_text().splitlines()
+        caught = next(line for line in status if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def _signal(processes: Sequence[int], number: signal.Signals) -> None:

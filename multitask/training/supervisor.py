@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from multitask.training.process import (
     LogWatcher,
     end_processes,
 )
+from multitask.training.progress import VARIABLE as PROGRESS_VARIABLE
+from multitask.training.progress import Watchdog
 
 Command = Callable[[Attempt, Path | None, Path], Sequence[str]]
 
@@ -151,30 +154,41 @@ class Supervisor:
         follower = EventFollower(self.run.trainer_events, self._on_event)
         watcher = LogWatcher(self._log, (_IMPORT_FAILED, _ABOUT_TO_TRAIN))
         command = self._command(attempt, resume, rank_logs)
-        launch = Launch(command, environment, self._log, self.run.root)
-        watch = _Watch(self, attempt.number, follower, watcher)
-        try:
-            while (code := launch.poll()) is None:
-                follower.poll()
-                if (report := watch.reason_to_end()) is not None:
-                    break
-                time.sleep(self.options.poll)
-        finally:
-            launch.end()
-        follower.poll()
+        report = None
+        with tempfile.TemporaryDirectory(prefix="multitask-") as folder:
+            progress = Path(folder) / "progress"
+            environment[PROGRESS_VARIABLE] = str(progress)
+            launch = Launch(command, environment, self._log, self.run.root)
+            watchdog = Watchdog(progress, self.options)
+            watch = _Watch(self, attempt, follower, watcher, watchdog)
+            try:
+                while (code := launch.poll()) is None:
+                    follower.poll()
+                    if (report := watch.reason_to_end()) is not None:
+                        break
+                    time.sleep(self.options.poll)
+                if report is not None and report.stalled:
+                    shown = launch.show_stacks()
+                    self._say(
+                        f"{report.error}: ending the attempt; stacks of {len(shown)} processes "
+                        f"are in {self._log}"
+                    )
+            finally:
+                for stuck in launch.end():
+                    self._say(f"warning: {stuck}")
+            follower.poll()
+            watchdog.look()
         if code is not None:
-            report = self._ended(attempt, code, follower, rank_logs)
+            report = self._ended(attempt, code, watch, rank_logs)
         assert report is not None
         return report
 
-    def _ended(
-        self, attempt: Attempt, code: int, follower: EventFollower, rank_logs: Path
-    ) -> NodeReport:
-        step, stepped = follower.step, "step" in follower.seen
+    def _ended(self, attempt: Attempt, code: int, watch: _Watch, rank_logs: Path) -> NodeReport:
+        step, stepped = watch.step, watch.stepped
         if code != 0:
             report = read_failure(self._log, rank_logs, code, step)
             return replace(report, stepped=stepped)
-        if self.attempts.stop_asked(attempt.number) and step < follower.max_steps:
+        if self.attempts.stop_asked(attempt.number) and step < watch.max_steps:
             return NodeReport("stopped", step, stepped)
         if not self.attempts.plugin_loaded(attempt.number, self.node):
             return self.without_plugin()
@@ -263,9 +277,12 @@ class Supervisor:
                         fix="wait for it, or stop it with Ctrl-C or SIGTERM",
                     ) from None
                 self._say(f"the run's disk has no locks ({error.strerror}); train it only once")
-            left = end_processes(RUN_VARIABLE, self._name)
+            left, stuck = end_processes(RUN_VARIABLE, self._name)
             if left:
-                self._say(f"ended {len(left)} processes that a killed supervisor had left")
+                ended = len(left) - len(stuck)
+                self._say(f"ended {ended} processes that a killed supervisor had left")
+            for process in stuck:
+                self._say(f"warning: {process}")
             yield
 
 
@@ -273,16 +290,44 @@ class _Watch:
     """Looks for a reason to end a launch that runs."""
 
     def __init__(
-        self, supervisor: Supervisor, number: int, follower: EventFollower, watcher: LogWatcher
+        self,
+        supervisor: Supervisor,
+        attempt: Attempt,
+        follower: EventFollower,
+        watcher: LogWatcher,
+        watchdog: Watchdog,
     ) -> None:
-        self._of, self._number = supervisor, number
-        self._follower, self._watcher = follower, watcher
+        self._of, self._number, self._first = supervisor, attempt.number, attempt.step
+        self._follower, self._watcher, self._watchdog = follower, watcher, watchdog
         self._deadline: float | None = None
         self._plugin = False
 
+    @property
+    def step(self) -> int:
+        """The last step that is known of: events come seldom, and from node 0 alone."""
+        told = self._watchdog.progress
+        return max(self._follower.step, 0 if told is None else told.step)
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the attempt made any step itself."""
+        return "step" in self._follower.seen or self.step > self._first
+
+    @property
+    def max_steps(self) -> int:
+        """Steps in all; 0 before training starts."""
+        return self._follower.max_steps
+
     def reason_to_end(self) -> NodeReport | None:
         """How the attempt ends on this node by our hand; None to let it run."""
-        return self._plugin_missing() or self._peers() or self._stop()
+        return self._plugin_missing() or self._peers() or self._stop() or self._stalled()
+
+    def _stalled(self) -> NodeReport | None:
+        why = self._watchdog.look()
+        if why is None:
+            return None
+        where = str(self._of._log)
+        return NodeReport("failed", self.step, self.stepped, error=why, where=where, stalled=True)
 
     def _plugin_missing(self) -> NodeReport | None:
         if self._plugin:
@@ -302,7 +347,7 @@ class _Watch:
         for node in range(of.nodes):
             report = None if node == of.node else of.attempts.report_of(self._number, node)
             if report is not None and report.state in ("failed", "killed"):
-                return self._killed(f"node {node} failed")
+                return self._killed(f"node {node} failed", stalled=report.stalled)
         newest = of.attempts.newest()
         if newest is not None and newest.number > self._number:
             return self._killed("node 0 began another attempt")
@@ -311,13 +356,12 @@ class _Watch:
             return self._killed(f"node {dead[0]} no longer answers")
         return None
 
-    def _killed(self, why: str) -> NodeReport:
-        stepped = "step" in self._follower.seen
-        return NodeReport("killed", self._follower.step, stepped, error=why)
+    def _killed(self, why: str, *, stalled: bool = False) -> NodeReport:
+        return NodeReport("killed", self.step, self.stepped, error=why, stalled=stalled)
 
     def _stop(self) -> NodeReport | None:
         of = self._of
-        stopped = NodeReport("stopped", self._follower.step)
+        stopped = NodeReport("stopped", self.step)
         if of._signals.count >= 2:
             return stopped
         if of._signals.count == 1 and not of.attempts.stop_asked(self._number):

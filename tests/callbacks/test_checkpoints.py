@@ -57,7 +57,7 @@ def trainer_of(run: Run, toy: Path, *callbacks: TrainerCallback, **options: Any)
         arguments,
         train_dataset=ROWS,
         eval_dataset=ROWS,
-        callbacks=[CheckpointCallback(run), *callbacks],
+        callbacks=[CheckpointCallback(run, look_seconds=0), *callbacks],
     )
 
 
@@ -273,3 +273,23 @@ def test_the_last_checkpoint_of_fsdp_may_not_be_torn(run: Run, toy: Path) -> Non
     with pytest.raises(MultitaskError, match="final model"):
         trainer.train()
     assert steps_of(run) == [6, 9]
+
+
+def test_between_looks_nothing_is_read_and_at_a_save_everything_is(
+    run: Run, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look reads the shared volume, and broadcasts; a save comes at steps all know of."""
+    looked: list[int] = []
+    trainer = trainer_of(run, toy)
+    callback = next(
+        c for c in trainer.callback_handler.callbacks if isinstance(c, CheckpointCallback)
+    )
+    callback._look_seconds = 1e6
+
+    def stop_requested(_run: Run) -> bool:
+        looked.append(trainer.state.global_step)
+        return False
+
+    monkeypatch.setattr(module, "stop_requested", stop_requested)
+    trainer.train()
+    assert looked == [1, 2, 3, 6, 9, 12]  # the pace is known at the second

@@ -19,6 +19,7 @@ from multitask.checkpoints import Inputs, Marker, fingerprint, step_of, write_ma
 from multitask.run import Run
 from multitask.training.attempts import ATTEMPT, announce_plugin, stop_requested
 from multitask.training.events import write_event
+from multitask.training.progress import own_progress_file, show_stacks_on_signal
 
 STEPS, EVERY = 12, 3
 
@@ -37,6 +38,10 @@ def main(root: str, node: str, nodes: str, checkpoint: str) -> None:
     if fault and fault[0] == 0:
         fail(fault[1])
     write_event(run.trainer_events, "start", state)
+    show_stacks_on_signal()
+    progress = own_progress_file()
+    if progress is not None:
+        progress.tell(step, "starting")
     while state.global_step < STEPS:
         # Before the barrier: else the others might save one more checkpoint, or not.
         if fault and state.global_step == fault[0]:
@@ -45,6 +50,8 @@ def main(root: str, node: str, nodes: str, checkpoint: str) -> None:
         time.sleep(0.05)
         state.global_step += 1
         write_event(run.trainer_events, "step", state)
+        if progress is not None:
+            progress.tell(state.global_step, "training")
         stop = stop_requested(run) if node == "0" else False
         if node == "0" and (stop or state.global_step % EVERY == 0):
             save(run, state.global_step, int(nodes))

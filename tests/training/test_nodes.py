@@ -143,3 +143,18 @@ def test_a_change_since_the_checkpoint_ends_all_nodes_with_its_name(run: Run, st
     assert codes[0] == 2
     assert "learning_rate" in outputs[0]
     assert all(codes)
+
+
+def test_a_hang_on_one_node_ends_the_attempt_on_all_with_their_stacks(
+    run: Run, start: Start
+) -> None:
+    plan(run, attempt1={1: (8, "hang")})
+    processes = [start(n, NODES, stall=1.5) for n in range(NODES)]
+    for process in processes:
+        code, output = finish(process)
+        assert code == 0, output
+        assert "stacks of 1 processes" in output
+    assert [attempt["step"] for attempt in attempts_of(run)] == [0, 6]
+    logs = [run.logs / f"train-attempt-1-node-{node}.log" for node in range(NODES)]
+    assert ["in fail" in log.read_text() for log in logs] == [False, True, False]
+    assert all("in meet" in log.read_text() for log in (logs[0], logs[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import pytest
 
 from multitask.checkpoints import newest_complete
 from multitask.run import Run
+from multitask.training import process
 from multitask.training.process import processes_with
 from tests.training.conftest import Start, attempts_of, finish, plan
 
@@ -113,14 +115,14 @@ def test_a_signal_saves_then_stops_and_the_next_start_goes_on(
 
 def test_a_second_signal_does_not_wait(run: Run, start: Start) -> None:
     plan(run, attempt1={0: (4, "hang")})
-    process = start()
+    supervisor = start()
     _await((run.root / "sync" / "1-4-end-of-0").exists)  # just before it hangs
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    supervisor.send_signal(signal.SIGINT)
     time.sleep(0.2)
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    code, output = finish(process)
+    assert supervisor.poll() is None
+    supervisor.send_signal(signal.SIGINT)
+    code, output = finish(supervisor)
     assert code == 130
     assert "checkpoint-3 is saved" in output
     assert processes_with("MULTITASK_RUN", f"{run.root.resolve()}:0") == []
@@ -173,3 +175,38 @@ def test_torn_checkpoints_are_set_aside_before_a_restart(run: Run, start: Start)
     code, output = finish(start(resume=True))
     assert code == 0
     assert "torn checkpoint set aside as torn-checkpoint-9-" in output
+
+
+def test_a_hang_ends_the_attempt_with_stacks_and_the_next_goes_on(run: Run, start: Start) -> None:
+    plan(run, attempt1={0: (8, "hang")})
+    code, output = finish(start(stall=1.5))
+    assert code == 0, output
+    assert [attempt["step"] for attempt in attempts_of(run)] == [0, 6]
+    assert "s after step 8: ending the attempt; stacks of 1 processes" in output
+    log = (run.logs / "train-attempt-1.log").read_text()
+    assert "most recent call first" in log
+    assert "fake_training.py" in log
+    assert "in fail" in log  # where it hangs
+    assert _newest(run) == 12
+
+
+def test_a_process_that_cannot_be_killed_is_named_and_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that waits inside a GPU's driver: signals wait until it comes back."""
+    name = f"stuck-{time.time_ns()}"
+    sleeper = subprocess.Popen(["sleep", "600"], env={"MULTITASK_TEST": name})
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "_signal", lambda *_: None)
+            found, stuck = process.end_processes(
+                "MULTITASK_TEST", name, patience=0.1, kill_patience=0.3
+            )
+        assert found == [sleeper.pid]
+        assert [(one.pid, one.command, one.state) for one in stuck] == [
+            (sleeper.pid, "sleep 600", "S")
+        ]
+        assert f"process {sleeper.pid} (sleep 600) cannot be killed" in str(stuck[0])
+    finally:
+        assert process.end_processes("MULTITASK_TEST", name, patience=5) == ([sleeper.pid], [])
+        sleeper.wait()

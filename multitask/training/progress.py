@@ -1,0 +1,147 @@
+"""How far a training is, told on its own machine, and a watchdog that notices when it stands still.
+
+Each node's first process writes a few bytes to a file on the machine's own disk after every step,
+where a run directory may be a network volume that all nodes share. Its supervisor reads them.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Literal, NamedTuple
+
+from multitask.training.options import Options
+
+VARIABLE = "MULTITASK_PROGRESS"
+"""The environment variable that names the file."""
+
+STACKS = signal.SIGUSR1
+"""The signal at which a training process writes the stacks of its threads to its log."""
+
+Phase = Literal["starting", "training", "pausing", "ended"]
+
+_LENGTH = 96
+_STEPS_KEPT = 101
+# A supervisor that did not look for so long was itself held up, and knows nothing of that time.
+_ASLEEP = 30.0
+
+
+class Progress(NamedTuple):
+    """What a training says of itself.
+
+    Attributes:
+        step: Optimizer steps done.
+        phase: ``starting`` until the first step is done, ``pausing`` while it evaluates or saves,
+            ``ended`` after the last step.
+        beats: Grows each time.
+    """
+
+    step: int
+    phase: Phase
+    beats: int
+
+
+class ProgressFile:
+    """Tells this machine's supervisor how far the training is."""
+
+    def __init__(self, path: Path) -> None:
+        """Write to ``path``."""
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        self._beats = 0
+
+    def tell(self, step: int, phase: Phase) -> None:
+        """Overwrite what was told before; a reader sees the one or the other."""
+        self._beats += 1
+        line = json.dumps(Progress(step, phase, self._beats)).ljust(_LENGTH - 1) + "\n"
+        os.pwrite(self._file, line.encode(), 0)
+
+
+def own_progress_file() -> ProgressFile | None:
+    """The file of this process; None where it is not its machine's first, or nobody reads it."""
+    path = os.environ.get(VARIABLE)
+    if path is None or os.environ.get("LOCAL_RANK", "0") != "0":
+        return None
+    try:
+        return ProgressFile(Path(path))
+    except OSError:
+        return None  # the watchdog sees no step then, and leaves the training alone
+
+
+def read_progress(path: Path) -> Progress | None:
+    """What a training last said; None before it said anything."""
+    try:
+        return Progress(*json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def show_stacks_on_signal() -> None:
+    """Let this process, and those that it forks, write all stacks to its log when asked."""
+    try:
+        faulthandler.register(STACKS, file=sys.stderr.fileno(), all_threads=True)
+    except (OSError, ValueError, AttributeError):
+        return  # standard error is no file here, so there is no log either
+
+
+class Watchdog:
+    """Notices that a training has made no progress for too long.
+
+    Too long is ten times the median step, at least ``options.stall`` seconds. While it evaluates
+    or saves it may take ``options.pause``, or three times as long as it took before. Nothing is
+    judged before the first step, which compiles and connects, nor after the last one.
+
+    Attributes:
+        progress: What the training last said.
+    """
+
+    def __init__(
+        self, path: Path, options: Options, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Watch what is written to ``path``."""
+        self.progress: Progress | None = None
+        self._path, self._options, self._clock = path, options, clock
+        self._steps: deque[float] = deque(maxlen=_STEPS_KEPT)
+        self._longest_pause = 0.0
+        self._since = self._looked = clock()
+
+    def look(self) -> str | None:
+        """Why the training has to be ended; None where all is well."""
+        now = self._clock()
+        if now - self._looked > _ASLEEP:
+            self._since += now - self._looked
+        self._looked = now
+        found = read_progress(self._path)
+        if found is not None and found != self.progress:
+            self._learn(found, now - self._since)
+            self.progress, self._since = found, now
+        return self._judge(now - self._since)
+
+    def _learn(self, found: Progress, seconds: float) -> None:
+        before = self.progress
+        if before is None:
+            return
+        if before.phase == "pausing":
+            self._longest_pause = max(self._longest_pause, seconds)
+        elif found.step > before.step:
+            self._steps.append(seconds / (found.step - before.step))
+
+    def _judge(self, silent: float) -> str | None:
+        found = self.progress
+        if found is None or found.phase in ("starting", "ended"):
+            return None
+        limit = max(self._options.stall, 10 * median(self._steps or [0.0]))
+        doing = ""
+        if found.phase == "pausing":
+            limit = max(limit, self._options.pause, 3 * self._longest_pause)
+            doing = ", in a save or an evaluation"
+        if silent <= limit:
+            return None
+        return f"no progress for {silent:.0f} s after step {found.step}{doing}"
