@@ -64,6 +64,9 @@ export AXOLOTL_DO_NOT_TRACK="${AXOLOTL_DO_NOT_TRACK:-1}"
 # Without nvcc, DeepSpeed could not be imported, which accelerate does in every training.
 export DS_IGNORE_CUDA_DETECTION="${DS_IGNORE_CUDA_DETECTION:-1}"
 export WANDB_DIR="${WANDB_DIR:-$run/logs}"
+# The launchers give each process one thread; the Adam of offloaded parameters wants them all.
+threads=$(($(nproc) / processes))
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}"
 mkdir -p -- "$run/logs"
 """
 
@@ -160,7 +163,7 @@ def _sizes(cluster: Cluster) -> str:
     """What the run was built for, and that the launcher's variables, where set, agree."""
     uses_numbers = cluster.world_size > 1
     return (
-        f"nodes={cluster.nodes}\n"
+        f"nodes={cluster.nodes}\nprocesses={max(1, cluster.gpus_per_node)}  # on each node\n"
         + _AGREE
         + (_WHOLE if uses_numbers else "")
         + '\nagree NUM_NODES "$nodes" "node(s)"\n'

@@ -77,17 +77,33 @@ def _rendezvous(cluster: Cluster, environment: Mapping[str, str]) -> list[str]:
     return ["--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
 
 
-def launch_environment(run: Run, attempt: Attempt | None = None, node: int = 0) -> dict[str, str]:
+def usable_cores() -> int:
+    """Cores that this process may use: of the machine, its affinity and its container's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control groups of version 2, or no quota
+        return max(1, cores)
+
+
+def launch_environment(
+    run: Run, attempt: Attempt | None = None, node: int = 0, processes: int = 1
+) -> dict[str, str]:
     """This process's environment, with what a training of ours always wants.
 
     Args:
         run: The run.
         attempt: The attempt that the launch belongs to.
         node: This node's rank.
+        processes: Processes that train on this node; they share its cores. Left alone, torchrun
+            (``torch/distributed/run.py``) and accelerate give each one thread, and the Adam of
+            offloaded parameters runs on these.
     """
     environment = dict(os.environ)
     set_library_variables(environment)
     environment.setdefault("WANDB_DIR", str(run.logs.resolve()))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     environment["PYTHONUNBUFFERED"] = "1"
     if attempt is not None:
         environment |= {ATTEMPT: str(attempt.number), NODE: str(node)}

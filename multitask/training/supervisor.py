@@ -149,7 +149,8 @@ class Supervisor:
         self._log = self.run.logs / f"{name}{f'-node-{self.node}' * (self.nodes > 1)}.log"
         rank_logs = self.run.logs / f"attempt-{attempt.number}" / f"node-{self.node}"
         resume = None if attempt.resume is None else self.run.model / attempt.resume
-        environment = launch_environment(self.run, attempt, self.node)
+        processes = max(1, self._world_size // self.nodes)
+        environment = launch_environment(self.run, attempt, self.node, processes)
         environment[RUN_VARIABLE] = self._name
         follower = EventFollower(self.run.trainer_events, self._on_event)
         watcher = LogWatcher(self._log, (_IMPORT_FAILED, _ABOUT_TO_TRAIN))

@@ -423,3 +423,18 @@ def test_the_real_torchrun_meets_at_the_first_node(tmp_path: Path) -> None:
     ranks, arguments = json.loads(line.removeprefix("RESULT"))
     assert ranks == [[0, 0], [0, 1], [1, 2], [1, 3]]
     assert arguments == [str(launcher.run / "axolotl.yaml"), "--resume=x"]
+
+
+@pytest.mark.parametrize(("cluster", "each"), [(_THREE, 4), (_ONE_NODE, 8), (_ONE_GPU, 1)])
+def test_a_nodes_cores_are_shared_by_its_processes(
+    tmp_path: Path, cluster: Cluster, each: int
+) -> None:
+    launcher = Launcher(tmp_path, cluster)
+    nproc = launcher.tools / "nproc"
+    nproc.write_text("#!/bin/sh\necho 96\n")
+    nproc.chmod(0o755)
+    assert launcher.start("node.sh", **_NODE_2 if cluster.nodes > 1 else {}).returncode == 0
+    nproc.write_text("#!/bin/sh\necho 2\n")
+    assert launcher.start("node.sh", **_NODE_2 if cluster.nodes > 1 else {}).returncode == 0
+    many, few = (env["OMP_NUM_THREADS"] for _, env in launcher.calls("accelerate"))
+    assert (int(many), int(few)) == (96 // each, max(1, 2 // each))

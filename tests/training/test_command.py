@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from multitask.cluster import load_cluster
 from multitask.errors import InputError
 from multitask.run import Run
-from multitask.training.command import launch_command
+from multitask.training.command import launch_command, launch_environment, usable_cores
 
 CLUSTER = "3x4-a100-80gb"
 
@@ -43,3 +44,15 @@ def test_a_node_that_does_not_know_its_place_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="NODE_RANK"):
         launch_command(Run(tmp_path), load_cluster(CLUSTER), environment, resume=None)
+
+
+def test_a_nodes_processes_share_its_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """torchrun gives each process one thread where the variable is not set."""
+    monkeypatch.setattr("multitask.training.command.usable_cores", lambda: 96)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    run = Run(tmp_path)
+    assert launch_environment(run, processes=4)["OMP_NUM_THREADS"] == "24"
+    assert launch_environment(run, processes=400)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert launch_environment(run, processes=4)["OMP_NUM_THREADS"] == "7"
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
