@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from multitask.tasks import Kind
 
 Positive = Annotated[float, Field(gt=0)]
+
+Level = Literal[
+    "exact", "normalised", "without punctuation", "letters only", "near", "different marks"
+]
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 class StrictModel(BaseModel):
@@ -142,12 +147,45 @@ class MixtureSpec(StrictModel):
 
 
 class LeakageSpec(StrictModel):
-    """How rows of different splits and tasks are compared.
+    """What happens to a row that says what a row of a split that must stay says as well.
+
+    How alike two rows are, from the strictest: ``exact``; ``normalised``, but for case, white
+    space and Unicode form; ``without punctuation``; ``letters only``, but for punctuation and
+    spaces; ``near``. The last three have the same numbers, operators, symbols and emoticons;
+    where those differ, as in ``12 + 3`` and ``1 + 23``, it is ``different marks``.
 
     Attributes:
+        remove: The levels on which a training or validation row is removed.
+        report: The levels on which it stays, and is counted in the plan and the manifest. A level
+            that is in neither is not looked at.
         near_duplicates: Also search texts that are nearly the same (slow on millions of rows).
-        threshold: Jaccard similarity of character 5-grams from which texts are nearly the same.
+        threshold: Jaccard similarity from which texts are nearly the same, of the character
+            5-grams of their own letters: text that most rows of the task share does not count.
     """
 
+    remove: tuple[Level, ...] = LEVELS[:-1]
+    report: tuple[Level, ...] = LEVELS[-1:]
     near_duplicates: bool = True
     threshold: Annotated[float, Field(gt=0.5, le=1.0)] = 0.8
+
+    @model_validator(mode="before")
+    @classmethod
+    def _removed_is_not_reported(cls, given: Any) -> Any:
+        # What `remove` names need not be taken out of the default of `report`, nor the reverse.
+        if not isinstance(given, dict):
+            return given
+        for one, other, default in (
+            ("remove", "report", LEVELS[-1:]),
+            ("report", "remove", LEVELS[:-1]),
+        ):
+            if isinstance(given.get(one), (list, tuple)) and other not in given:
+                rest = [level for level in default if level not in given[one]]
+                given = {**given, other: rest}
+        return given
+
+    @model_validator(mode="after")
+    def _one_thing_each(self) -> LeakageSpec:
+        both = [level for level in self.remove if level in self.report]
+        if both:
+            raise ValueError(f"{both[0]!r} is in `remove` and in `report`; keep the one you mean")
+        return self

@@ -18,7 +18,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from multitask.data.define import adapter_of, define_task
-from multitask.data.leakage import Part, mark_near_duplicates, remove_leaks, summary
+from multitask.data.leakage import LeakageGate, Part, summary
 from multitask.data.render import Renderer, Row, gold, pick_templates
 from multitask.data.sources import read_task, sha256
 from multitask.errors import InputError
@@ -139,12 +139,8 @@ def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) 
     task = define_task(entry, data.labels, spec.templates)
     split = next(name for name in _PREFERRED if data.splits.get(name))
     part = Part(adapter.name, split, list(data.splits[split]))
-    neighbours = {}
-    if spec.leakage.near_duplicates:
-        neighbours = mark_near_duplicates(
-            [part, *train], threshold=spec.leakage.threshold, seed=spec.seed
-        )
-    leaks = remove_leaks([part], train, neighbours)
+    gate = LeakageGate([part, *train], spec.leakage, seed=spec.seed)
+    gate.compare([part], train)
     if not part.examples:
         raise InputError(
             f"general task {adapter.name!r}: every row is also a training row",
@@ -160,7 +156,7 @@ def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) 
         "source": source.record(),
         "split": split,
         "rows": len(part.examples),
-        "left_out": next(iter(summary(leaks).values()), {}),
+        "left_out": next(iter(summary(gate.removed).values()), {}),
         "dropped": rejects.record(),
     }
     # Last, since this file says that the other is whole.

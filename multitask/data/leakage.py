@@ -2,60 +2,97 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
+from functools import lru_cache
+from itertools import combinations, compress
 
 import numpy as np
+import numpy.typing as npt
 
-from multitask.data.near_duplicates import connected, near_duplicates
+from multitask.data.near_duplicates import Groups, near_duplicates, own_shingles
 from multitask.data.normal_form import (
     Fingerprints,
+    content,
     fingerprints,
     letters_only,
+    marks_of,
     normalised,
     without_punctuation,
 )
+from multitask.task_spec import LEVELS, LeakageSpec, Level
 from multitask.tasks import Example
 
-LEVELS = ("exact", "normalised", "without punctuation", "letters only", "near")
+_RANK = {level: rank for rank, level in enumerate(LEVELS)}
+# Most rows of a class that near-duplicates may hold together in a split: this share, or this many.
+_GROUP_SHARE = 0.05
+_SMALL_GROUP = 5
+
+# For the fingerprint of a row's letters, those of the rows nearly like it, and how like they are.
+Neighbours = Mapping[int, Mapping[int, float]]
+Twins = Mapping[int, Sequence[tuple["Part", Example]]]
+
+
+def _nothing() -> Fingerprints:
+    return np.zeros(0, dtype=np.uint64)
 
 
 @dataclass
 class Part:
     """Some rows of a task, with what the gate needs to know of them.
 
+    Without ``keys``, the rows are put into an order that follows from their contents, so that
+    nothing after it depends on the order they were read in.
+
     Attributes:
         task: The task's name.
         split: Where the rows stand now.
         examples: The rows.
-        keys: Their fingerprints.
-        groups: Their group fingerprints: equal for duplicates and near-duplicates.
+        keys: Fingerprints of their normal form.
+        letters: Fingerprints of their letters alone.
+        groups: Equal for rows that a split keeps together.
     """
 
     task: str
     split: str
     examples: list[Example]
-    keys: Fingerprints = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
-    groups: Fingerprints = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+    keys: Fingerprints = field(default_factory=_nothing)
+    letters: Fingerprints = field(default_factory=_nothing)
+    groups: Fingerprints = field(default_factory=_nothing)
 
     def __post_init__(self) -> None:
-        if not len(self.keys):
-            self.keys = fingerprints(self.examples)
-        if not len(self.groups):
-            self.groups = self.keys
+        if len(self.keys):
+            return
+        keys = fingerprints(self.examples, normalised)
+        order = _by_content(self.examples, keys)
+        self.examples = [self.examples[i] for i in order.tolist()]
+        self.keys = self.groups = keys[order]
+        self.letters = fingerprints(self.examples, letters_only)
 
-    def take(self, mask: np.ndarray[tuple[int], np.dtype[np.bool_]], split: str) -> Part:
+    def take(self, mask: npt.NDArray[np.bool_], split: str) -> Part:
         """The rows where ``mask`` is true, under another split's name."""
         places = np.flatnonzero(mask)
         examples = list(compress(self.examples, mask.tolist()))
-        return Part(self.task, split, examples, self.keys[places], self.groups[places])
+        columns = (column[places] for column in (self.keys, self.letters, self.groups))
+        return Part(self.task, split, examples, *columns)
+
+
+def _by_content(examples: Sequence[Example], keys: Fingerprints) -> npt.NDArray[np.int64]:
+    """An order by fingerprint; rows that share one go by all that they say, then by their id."""
+    order = np.argsort(keys, kind="stable")
+    same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+    for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else ():
+        places = order[run[0] : run[-1] + 2]
+        order[run[0] : run[-1] + 2] = sorted(
+            places.tolist(), key=lambda i: (*examples[i][1:], examples[i].id)
+        )
+    return order
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A row that was taken out because a row that must stay says the same.
+    """A row that says what a row of a split that must stay says as well.
 
     Attributes:
         level: How alike they are: one of :data:`LEVELS`.
@@ -64,132 +101,253 @@ class Leak:
     task: str
     id: str
     split: str
-    level: str
+    level: Level
     other_task: str
     other_id: str
     other_split: str
 
-    def record(self) -> dict[str, str]:
-        """What the manifest keeps."""
+    def record(self, verb: str) -> dict[str, str]:
+        """What the manifest keeps; ``verb`` says what was done in the row's split."""
         return {
             "task": self.task,
             "id": self.id,
-            "removed_from": self.split,
+            verb: self.split,
             "level": self.level,
             "same_as": f"{self.other_task}/{self.other_split}/{self.other_id}",
         }
 
 
-Neighbours = dict[int, tuple[int, ...]]
+class LeakageGate:
+    """Compares rows of different splits, by the levels that a spec names.
 
-
-def mark_near_duplicates(parts: Sequence[Part], *, threshold: float, seed: int) -> Neighbours:
-    """Find near-duplicate texts over all parts and give them common groups.
-
-    A group is all that is connected by such pairs; rows of a group are never split. A leak is
-    only a direct pair, so the pairs are returned as well.
-
-    Returns:
-        For every content fingerprint that has some, the fingerprints of its near-duplicates.
+    Attributes:
+        neighbours: Near-duplicates by the fingerprint of their letters; None: not searched.
+        removed: Rows that were taken out, in order.
+        reported: Rows that the last pass kept although they are alike on a reported level.
+        divided: For each task, near-duplicates that may be in different splits, since all that
+            are connected would have been too large a part of it.
     """
-    keys = np.concatenate([part.keys for part in parts])
-    examples = [example for part in parts for example in part.examples]
-    unique, first = np.unique(keys, return_index=True)
-    pairs = near_duplicates([examples[i] for i in first], threshold=threshold, seed=seed)
-    found: dict[int, list[int]] = {}
-    for pair in pairs:
-        one, two = int(unique[pair.first]), int(unique[pair.second])
-        found.setdefault(one, []).append(two)
-        found.setdefault(two, []).append(one)
-    group = unique[connected(len(unique), [(pair.first, pair.second) for pair in pairs])]
+
+    def __init__(self, parts: Sequence[Part], spec: LeakageSpec, *, seed: int) -> None:
+        """Look for near-duplicates among all rows, where the spec wants any.
+
+        Args:
+            parts: All rows that will be compared.
+            spec: What is removed and what is reported.
+            seed: Seeds the search.
+        """
+        self._spec = spec
+        wanted = {"near", "different marks"} & {*spec.remove, *spec.report}
+        self.neighbours: Neighbours | None = None
+        if spec.near_duplicates and wanted:
+            self.neighbours = _neighbours(parts, spec.threshold, seed)
+        self.removed: list[Leak] = []
+        self.reported: list[Leak] = []
+        self.divided: Counter[str] = Counter()
+
+    def run(self, parts: Sequence[Part]) -> None:
+        """Take rows out: test rows stay, validation rows give way to them, training rows to both.
+
+        Args:
+            parts: All rows by their present splits; changed in place.
+        """
+        self.reported = []
+        of = {name: [p for p in parts if p.split == name] for name in ("train", "validation")}
+        tests = [part for part in parts if part.split == "test"]
+        self.compare(of["validation"], tests)
+        self.compare(of["train"], tests + of["validation"])
+
+    def compare(self, candidates: Sequence[Part], protected: Sequence[Part]) -> None:
+        """Take rows out of ``candidates`` that a row of ``protected`` says as well.
+
+        Args:
+            candidates: Rows that may be dropped; changed in place.
+            protected: Rows that stay, such as test rows.
+        """
+        known = np.unique(np.concatenate([_nothing(), *(part.letters for part in protected)]))
+        near = {o for key in known.tolist() for o in self._near(key)} if self.neighbours else ()
+        reach = np.concatenate([known, np.fromiter(near, dtype=np.uint64, count=len(near))])
+        hits = [np.isin(part.letters, reach) for part in candidates]
+        if not any(hit.any() for hit in hits):
+            return
+        twins = _twins(protected, self._reached(candidates, hits))
+        for part, hit in zip(candidates, hits, strict=True):
+            stay = np.ones(len(part.examples), dtype=bool)
+            for i in np.flatnonzero(hit).tolist():
+                leak = self._strictest(part, i, twins)
+                if leak is None:
+                    continue
+                stay[i] = leak.level not in self._spec.remove
+                (self.reported if stay[i] else self.removed).append(leak)
+            kept = part.take(stay, part.split)
+            part.examples, part.keys = kept.examples, kept.keys
+            part.letters, part.groups = kept.letters, kept.groups
+
+    def _near(self, letters: int) -> Mapping[int, float]:
+        return (self.neighbours or {}).get(letters, {})
+
+    def _reached(self, parts: Sequence[Part], hits: Sequence[npt.NDArray[np.bool_]]) -> set[int]:
+        own = {key for p, hit in zip(parts, hits, strict=True) for key in p.letters[hit].tolist()}
+        return own | {other for key in own for other in self._near(key)}
+
+    def _strictest(self, part: Part, i: int, twins: Twins) -> Leak | None:
+        """The closest likeness of a row to a protected one; first those that remove it."""
+        row, letters = part.examples[i], int(part.letters[i])
+        found: tuple[tuple[bool, int], Level, Part, Example] | None = None
+        for key in (letters, *self._near(letters)):
+            for other, twin in twins.get(key, ()):
+                level = likeness(row, twin)
+                if level not in self._spec.remove and level not in self._spec.report:
+                    continue
+                rank = (level not in self._spec.remove, _RANK[level])
+                if found is None or rank < found[0]:
+                    found = (rank, level, other, twin)
+        if found is None:
+            return None
+        _, level, other, twin = found
+        return Leak(part.task, row.id, part.split, level, other.task, twin.id, other.split)
+
+    def group(self, part: Part, labels: Sequence[str]) -> None:
+        """Give rows that would be leaks between splits of ``part`` a common group.
+
+        A group is all that is connected by such pairs, the most alike first, but holds at most
+        5 % of the rows of a label, or five: a chain of near-duplicates would otherwise draw a
+        whole class into one split. Rows with the same normal form always stay together.
+
+        Args:
+            part: Rows that are going to be divided; changed in place.
+            labels: What the split keeps even: the rows' labels.
+        """
+        part.groups = part.keys.copy()
+        nodes, pairs = self._pairs_within(part)
+        place = {key: number for number, key in enumerate(nodes)}
+        weights: list[Counter[str]] = [Counter() for _ in nodes]
+        members = np.flatnonzero(np.isin(part.keys, np.array(list(nodes), dtype=np.uint64)))
+        for i in members.tolist():
+            weights[place[int(part.keys[i])]][labels[i]] += 1
+        rows = Counter(labels)
+        groups = Groups(weights, lambda label: max(_SMALL_GROUP, _GROUP_SHARE * rows[label]))
+        for _, _, one, two in sorted(pairs):
+            groups.join(place[one], place[two])
+        if groups.cut:
+            self.divided[part.task] += groups.cut
+        names = list(nodes)
+        for i in members.tolist():
+            part.groups[i] = names[groups.root(place[int(part.keys[i])])]
+
+    def _pairs_within(
+        self, part: Part
+    ) -> tuple[dict[int, Example], list[tuple[int, float, int, int]]]:
+        """Contents of a part by fingerprint, and pairs that are alike on a level that removes.
+
+        Pairs are level, similarity (negative) and both contents, to be sorted.
+        """
+        at: dict[int, dict[int, Example]] = defaultdict(dict)
+        for i in np.flatnonzero(self._grouped(part)).tolist():
+            at[int(part.letters[i])].setdefault(int(part.keys[i]), part.examples[i])
+        nodes = {key: row for here in at.values() for key, row in here.items()}
+        pairs = []
+        for letters, here in at.items():
+            alike = [(one, two, 1.0) for one, two in combinations(here, 2)]
+            for other, similarity in self._near(letters).items():
+                if letters < other:
+                    alike += [(one, two, similarity) for one in here for two in at.get(other, ())]
+            for one, two, similarity in alike:
+                level = likeness(nodes[one], nodes[two])
+                if level in self._spec.remove:
+                    pairs.append((_RANK[level], -similarity, min(one, two), max(one, two)))
+        return dict(sorted(nodes.items())), pairs
+
+    def _grouped(self, part: Part) -> npt.NDArray[np.bool_]:
+        """Rows whose letters are also those of another content, or nearly."""
+        letters, keys = part.letters, part.keys
+        order = np.lexsort((keys, letters))
+        same = letters[order][1:] == letters[order][:-1]
+        alike = letters[order][1:][same & (keys[order][1:] != keys[order][:-1])]
+        near = np.fromiter(self.neighbours or (), dtype=np.uint64)
+        return np.isin(letters, np.concatenate([alike, near]))
+
+
+def _neighbours(parts: Sequence[Part], threshold: float, seed: int) -> Neighbours:
+    """Search near-duplicates among all contents, each task's measured by what is its own."""
+    by_task: dict[str, dict[tuple[int, str], Example]] = defaultdict(dict)
     for part in parts:
-        part.groups = group[np.searchsorted(unique, part.keys)]
-    return {key: tuple(sorted(others)) for key, others in found.items()}
+        _, first = np.unique(part.keys, return_index=True)
+        for i in first.tolist():
+            bare = content(part.examples[i], without_punctuation)
+            by_task[part.task].setdefault((int(part.letters[i]), bare), part.examples[i])
+    keys: list[int] = []
+    sets: list[frozenset[str]] = []
+    for rows in by_task.values():
+        in_order = sorted(rows)
+        keys += [letters for letters, _ in in_order]
+        sets += own_shingles([rows[place] for place in in_order])
+    found: dict[int, dict[int, float]] = defaultdict(dict)
+    for pair in near_duplicates(sets, threshold=threshold, seed=seed):
+        one, two = keys[pair.first], keys[pair.second]
+        if one != two:
+            similarity = max(pair.similarity, found[one].get(two, 0.0))
+            found[one][two] = found[two][one] = similarity
+    return {key: dict(sorted(others.items())) for key, others in found.items()}
 
 
-def remove_leaks(
-    candidates: Sequence[Part], protected: Sequence[Part], neighbours: Neighbours
-) -> list[Leak]:
-    """Take out of ``candidates`` every row that a protected row says as well.
-
-    Args:
-        candidates: Rows that may be dropped; changed in place.
-        protected: Rows that stay, such as test rows.
-        neighbours: Near-duplicates by fingerprint, from :func:`mark_near_duplicates`.
-
-    Returns:
-        The rows taken out, in order.
-    """
-    known = np.concatenate([part.keys for part in protected] or [np.zeros(0, dtype=np.uint64)])
-    near: dict[int, int] = {}
-    if neighbours:
-        near = {other: key for key in known.tolist() for other in neighbours.get(key, ())}
-    known = np.concatenate([known, np.fromiter(near, dtype=np.uint64, count=len(near))])
-    hits = [np.isin(part.keys, known) for part in candidates]
-    if not any(hit.any() for hit in hits):
-        return []
-    where: dict[int, tuple[Part, int]] = {}
-    for part in protected:
-        for i, key in enumerate(part.keys.tolist()):
-            where.setdefault(key, (part, i))
-    leaks = []
-    for part, hit in zip(candidates, hits, strict=True):
-        for i in np.flatnonzero(hit).tolist():
-            key = int(part.keys[i])
-            other, j = where[key] if key in where else where[near[key]]
-            leaks.append(_leak(part, part.examples[i], other, other.examples[j]))
-        kept = part.take(~hit, part.split)
-        part.examples, part.keys, part.groups = kept.examples, kept.keys, kept.groups
-    return leaks
+def _twins(parts: Sequence[Part], wanted: set[int]) -> Twins:
+    """Rows by the fingerprint of their letters, those that say exactly the same once."""
+    letters = np.fromiter(wanted, dtype=np.uint64, count=len(wanted))
+    found: dict[int, dict[object, tuple[Part, Example]]] = defaultdict(dict)
+    for part in parts:
+        for i in np.flatnonzero(np.isin(part.letters, letters)).tolist():
+            row = part.examples[i]
+            says = (row.text, row.context, row.choices)
+            found[int(part.letters[i])].setdefault(says, (part, row))
+    return {key: list(rows.values()) for key, rows in found.items()}
 
 
-def _leak(part: Part, row: Example, other: Part, twin: Example) -> Leak:
-    level = _level(row, twin)
-    return Leak(part.task, row.id, part.split, level, other.task, twin.id, other.split)
-
-
-def _level(one: Example, two: Example) -> str:
-    """The strictest sense in which two rows are the same."""
+def likeness(one: Example, two: Example) -> Level:
+    """The strictest sense in which two rows are the same, for rows that are at least near."""
     if (one.text, one.context, one.choices) == (two.text, two.context, two.choices):
         return "exact"
-    for level, form in (
-        ("normalised", normalised),
-        ("without punctuation", without_punctuation),
-        ("letters only", letters_only),
-    ):
-        if _in_form(one, form) == _in_form(two, form):
-            return level
+    if _in_form(one, normalised) == _in_form(two, normalised):
+        return "normalised"
+    if _marks(one) != _marks(two):
+        return "different marks"
+    if _in_form(one, without_punctuation) == _in_form(two, without_punctuation):
+        return "without punctuation"
+    if _in_form(one, letters_only) == _in_form(two, letters_only):
+        return "letters only"
     return "near"
 
 
-def _in_form(example: Example, form: Callable[[str], str]) -> list[str]:
-    options = sorted(form(choice) for choice in example.choices)
-    return [form(example.text), form(example.context), *options]
+@lru_cache(maxsize=2**16)
+def _in_form(example: Example, form: Callable[[str], str]) -> str:
+    return content(example, form)
+
+
+_marks = lru_cache(maxsize=2**16)(marks_of)
 
 
 def duplicates_within(part: Part) -> dict[str, int]:
-    """Count the rows of a part that repeat an earlier one, and those that contradict it.
+    """Count the rows of a part that repeat another's letters and marks, or contradict it.
 
     Returns:
         ``repeated``: rows beyond the first with the same content; ``contradictory``: contents
         that occur with more than one label.
     """
-    _, inverse, counts = np.unique(part.keys, return_inverse=True, return_counts=True)
-    repeated = int((counts - 1).sum())
-    labels: dict[int, set[str]] = {}
-    for i in np.flatnonzero(counts[inverse] > 1):
-        labels.setdefault(int(inverse[i]), set()).add(part.examples[i].label)
+    _, inverse, counts = np.unique(part.letters, return_inverse=True, return_counts=True)
+    labels: dict[object, Counter[str]] = defaultdict(Counter)
+    for i in np.flatnonzero(counts[inverse] > 1).tolist():
+        labels[int(inverse[i]), _marks(part.examples[i])][part.examples[i].label] += 1
     return {
-        "repeated": repeated,
+        "repeated": sum(found.total() - 1 for found in labels.values()),
         "contradictory": sum(len(found) > 1 for found in labels.values()),
     }
 
 
 def summary(leaks: Sequence[Leak]) -> dict[str, dict[str, int]]:
-    """Removed rows by ``task/split`` and level."""
-    counts: dict[str, Counter[str]] = {}
+    """Rows by ``task/split`` and level."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for leak in leaks:
-        counts.setdefault(f"{leak.task}/{leak.split}", Counter())[leak.level] += 1
+        counts[f"{leak.task}/{leak.split}"][leak.level] += 1
     return {
         place: {level: found[level] for level in LEVELS if found[level]}
         for place, found in sorted(counts.items())

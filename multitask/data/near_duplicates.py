@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-import numpy as np
-import numpy.typing as npt
-
-from multitask.data.normal_form import without_punctuation
+from multitask.data.normal_form import content, without_punctuation
 from multitask.tasks import Example
 
 _SHINGLE = 5
 _PERMUTATIONS = 128
+# datasketch finds no bands for thresholds beyond this; the exact similarity decides anyway.
+_HIGHEST_BANDED = 0.98
+
+# Shared text is looked for in this many rows; what most rows have, these have too.
+_SAMPLE = 2000
+_LEAST_SHARED = 10
+# An instruction that stands before this many inputs is not the row's own.
+_LEAST_INPUTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +31,47 @@ class Pair:
     similarity: float
 
 
-def shingles(example: Example) -> frozenset[str]:
-    """Character 5-grams of the text (and input and options) in normal form."""
-    text = without_punctuation(" ".join((example.text, example.context, *sorted(example.choices))))
+def own_shingles(examples: Sequence[Example]) -> list[frozenset[str]]:
+    """Character 5-grams of each row's own text without punctuation, for the rows of one task.
+
+    What the rows share says nothing about two of them: an instruction before several inputs is
+    left out, and so are shingles that most rows have, such as those of a fixed question around a
+    word.
+
+    Args:
+        examples: Rows of one task that differ in content, in an order that follows from it.
+    """
+    before = Counter(without_punctuation(e.text) for e in examples if e.context)
+
+    def own(example: Example) -> str:
+        if example.context and before[without_punctuation(example.text)] >= _LEAST_INPUTS:
+            example = example._replace(text="")
+        return content(example, without_punctuation)
+
+    sets = [_shingles(own(example)) for example in examples]
+    sample = sets[:_SAMPLE]
+    counts = Counter(chain.from_iterable(sample))
+    least = max(_LEAST_SHARED, len(sample) / 2)
+    shared = {shingle for shingle, count in counts.items() if count > least}
+    return [found - shared for found in sets] if shared else sets
+
+
+def _shingles(text: str) -> frozenset[str]:
     return frozenset(text[i : i + _SHINGLE] for i in range(max(1, len(text) - _SHINGLE + 1)))
 
 
-def near_duplicates(examples: Sequence[Example], *, threshold: float, seed: int = 0) -> list[Pair]:
+def near_duplicates(
+    sets: Sequence[frozenset[str]], *, threshold: float, seed: int = 0
+) -> list[Pair]:
     """Find pairs of rows whose shingles have at least a given Jaccard similarity.
 
     MinHash with locality-sensitive hashing (Broder, 1997; Leskovec et al., "Mining of Massive
     Datasets", chapter 3) proposes pairs; each is checked exactly, so there are no false ones. A
-    true pair at the threshold itself can be missed; well above it that is unlikely.
+    true pair at the threshold itself can be missed; well above it that is unlikely. Which pairs
+    are found does not depend on the order of the rows.
 
     Args:
-        examples: The rows; those with the same content key should be there once.
+        sets: The rows' shingles; a row without any is like no other.
         threshold: Least similarity, 0 to 1.
         seed: Seeds MinHash's permutations.
 
@@ -47,20 +80,20 @@ def near_duplicates(examples: Sequence[Example], *, threshold: float, seed: int 
     """
     from datasketch import MinHash, MinHashLSH
 
-    sets = [shingles(example) for example in examples]
-    lsh = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+    lsh = MinHashLSH(threshold=min(threshold, _HIGHEST_BANDED), num_perm=_PERMUTATIONS)
+    places = [place for place, found in enumerate(sets) if found]
     hashes = MinHash.generator(
-        [[shingle.encode() for shingle in found] for found in sets],
+        [[shingle.encode() for shingle in sets[place]] for place in places],
         num_perm=_PERMUTATIONS,
         seed=seed + 1,
     )
     pairs = []
-    for index, minhash in enumerate(hashes):
+    for place, minhash in zip(places, hashes, strict=True):
         for other in lsh.query(minhash):
-            similarity = jaccard(sets[index], sets[other])
+            similarity = jaccard(sets[place], sets[other])
             if similarity >= threshold:
-                pairs.append(Pair(other, index, similarity))
-        lsh.insert(index, minhash, check_duplication=False)
+                pairs.append(Pair(other, place, similarity))
+        lsh.insert(place, minhash, check_duplication=False)
     return sorted(pairs, key=lambda pair: (pair.first, pair.second))
 
 
@@ -70,17 +103,40 @@ def jaccard(one: frozenset[str], two: frozenset[str]) -> float:
     return both / (len(one) + len(two) - both)
 
 
-def connected(count: int, pairs: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
-    """Join rows that are connected by pairs; gives every row the smallest position in its group."""
-    parent = np.arange(count)
+class Groups:
+    """Items joined one pair at a time, as long as no group grows too large (union-find).
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
+    Attributes:
+        cut: Pairs that were not joined, since their group would have been too large.
+    """
 
-    for one, two in pairs:
-        a, b = root(one), root(two)
-        parent[max(a, b)] = min(a, b)
-    return np.array([root(i) for i in range(count)], dtype=np.int64)
+    def __init__(self, weights: Sequence[Counter[str]], most: Callable[[str], float]) -> None:
+        """Begin with every item alone.
+
+        Args:
+            weights: For each item, its rows by label.
+            most: Most rows of a label in one group.
+        """
+        self._parent = list(range(len(weights)))
+        self._weights = list(weights)
+        self._most = most
+        self.cut = 0
+
+    def root(self, item: int) -> int:
+        """The smallest item of an item's group."""
+        while self._parent[item] != item:
+            self._parent[item] = self._parent[self._parent[item]]
+            item = self._parent[item]
+        return item
+
+    def join(self, one: int, two: int) -> None:
+        """Join the groups of two items, unless they are too large together."""
+        low, high = sorted((self.root(one), self.root(two)))
+        if low == high:
+            return
+        together = self._weights[low] + self._weights[high]
+        if any(count > self._most(label) for label, count in together.items()):
+            self.cut += 1
+            return
+        self._parent[high] = low
+        self._weights[low] = together

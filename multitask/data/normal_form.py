@@ -1,10 +1,11 @@
-"""Normal forms of texts, and 64-bit fingerprints of them."""
+"""Normal forms of texts, what they must keep of the meaning, and 64-bit fingerprints of them."""
 
 from __future__ import annotations
 
+import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,26 +14,63 @@ from xxhash import xxh3_64_intdigest
 from multitask.tasks import Example
 
 Fingerprints = npt.NDArray[np.uint64]
+Marks = tuple[str, ...]
 
 _BLOCK = 1024
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_LETTERS = (string.punctuation + string.whitespace).encode()
 
+# Characters that are not seen: zero-width spaces, soft hyphens, direction and variation marks.
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff"))
+# NFKC would make x\u00b2 of x2 and 2\u2075 of 25, so these stay as they are.
+_SCRIPTS = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u215f\u2189"
+_KEPT = re.compile(f"([{_SCRIPTS}]+)")
+_DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"))
+
+_EMOTICON = r"""
+    [<>]?[:;=]['*^o-]?(?:[()\[\]{}/\\|@*]|[dpo3](?![^\W_]))      # :) ;-( =D :'( :/ :3
+    | (?<![^\W_])[8x]-?[()d](?![^\W_])                             # 8) xD
+    | [()]['*^o-]?[:;=]                                            # (: ):
+    | <+/?3+(?!\d)                                                 # <3 </3"""
+_MARK = re.compile(
+    rf"""{_EMOTICON}
+    | \.?\d+(?:[.,:/]\d+)*                                         # 1.23  1,000  12:30  1/2  .5
+    | [{_SCRIPTS}]+
+    | -+(?=\ ?[\d(=>])|(?<=[\d)])-+|(?<=[\d)]\ )-+                 # 12 - 3, -5, ->; not top-up
+    | (?<=\b\w\ )-(?=\ \w\b)|(?<!\S)-+(?=\w)                      # a - b, --force
+    | [()](?=\ ?[\d(+*/<>=-])|(?<=[\d)+*/=<>-])\ ?[()]             # 2 * (3 + 4)
+    | (?<=\d)[!'"](?!\w)|!(?==)                                    # 5! 5' !=
+    | (?<![^\W\d_])/|/(?![^\W\d_])                                 # 6 / 2; not and/or
+    | [][{{}}+*=<>%&#@^~|_$\\]
+    | [^\x00-\x7f\w\s]""",
+    re.VERBOSE,
+)
+# The blanks that keep a text in lower case from being in normal form.
+_IRREGULAR = re.compile(r"[^\S ]|  |(?:^|\0) | (?:\0|$)")
+
 
 def normalised(text: str) -> str:
-    """Unicode NFKC, case folded, runs of white space as one space."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).casefold()
-        return " ".join(text.split())
-    return " ".join(text.lower().split())
+    """Unicode NFKC, case folded, runs of white space as one space, invisible characters left out.
+
+    Superscripts, subscripts and fractions stay: NFKC makes the same of 2\u2075 and 25.
+    """
+    if text.isascii():
+        return " ".join(text.lower().split())
+    return " ".join(_compatible(text).split())
+
+
+def _compatible(text: str) -> str:
+    pieces = _KEPT.split(text.translate(_INVISIBLE))
+    pieces[::2] = [unicodedata.normalize("NFKC", piece).casefold() for piece in pieces[::2]]
+    return "".join(pieces)
 
 
 def without_punctuation(text: str) -> str:
     """As :func:`normalised`, with punctuation and symbols left out."""
     if text.isascii():
         return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = _compatible(text)
     return " ".join("".join(c for c in folded if unicodedata.category(c)[0] not in "PS").split())
 
 
@@ -44,43 +82,68 @@ def letters_only(text: str) -> str:
     if text.isascii():
         return text.lower().encode().translate(None, _NO_LETTERS).decode() or text
     # Letters that were apart may combine once they stand together.
-    return unicodedata.normalize("NFKC", without_punctuation(text).replace(" ", "")) or text
+    return _compatible(without_punctuation(text).replace(" ", "")) or text
 
 
-def content_key(example: Example) -> str:
-    """What makes two rows the same question: the letters of its text, input and options.
+def marks(text: str) -> Marks:
+    """What carries meaning besides letters: numbers, operators, symbols and emoticons, in order.
 
-    The order of options does not count.
+    ``12 + 3``, ``1 + 23`` and ``1.23`` have the same letters and digits and other marks; so have
+    ``C++`` and ``C#``, ``:)`` and ``:(``. Hyphens and slashes between letters are none.
     """
-    parts = [letters_only(example.text)]
+    found = _MARK.findall(normalised(text).translate(_DASHES))
+    return tuple(
+        mark.strip()
+        for mark in found
+        if mark.isascii() or unicodedata.category(mark[0]) in ("Sm", "Sc", "So", "Sk", "No")
+    )
+
+
+def marks_of(example: Example) -> tuple[Marks, ...]:
+    """The marks of a row's text, of its input, and of its options, whose order does not count."""
+    options = sorted((letters_only(choice), marks(choice)) for choice in example.choices)
+    return (marks(example.text), marks(example.context), *(found for _, found in options))
+
+
+def content(example: Example, form: Callable[[str], str]) -> str:
+    """A row's text, input and options in a normal form; the order of options does not count."""
+    parts = [form(example.text)]
     if example.context:
-        parts.append(letters_only(example.context))
+        parts.append(form(example.context))
     if example.choices:
-        parts += sorted(letters_only(choice) for choice in example.choices)
+        parts += sorted(map(form, example.choices))
     return "\x1f".join(parts)
 
 
-def fingerprints(examples: Sequence[Example]) -> Fingerprints:
-    """A 64-bit XXH3 hash of every row's content key, the same on every machine.
+def fingerprints(examples: Sequence[Example], form: Callable[[str], str]) -> Fingerprints:
+    """A 64-bit XXH3 hash of every row's content in a normal form, the same on every machine.
 
     Among a million different texts, the chance that any two share one is about 3 in 10^8.
+
+    Args:
+        examples: The rows.
+        form: :func:`normalised` or :func:`letters_only`.
     """
     keys: list[bytes] = []
     for start in range(0, len(examples), _BLOCK):
-        keys += _content_keys(examples[start : start + _BLOCK])
+        block = examples[start : start + _BLOCK]
+        keys += _plain(block, form) or [content(example, form).encode() for example in block]
     return np.fromiter(map(xxh3_64_intdigest, keys), dtype=np.uint64, count=len(keys))
 
 
-def _content_keys(examples: Sequence[Example]) -> list[bytes]:
-    """The content keys of some rows; where all are plain ASCII texts, all of them at once."""
+def _plain(examples: Sequence[Example], form: Callable[[str], str]) -> list[bytes] | None:
+    """The contents of some rows all at once, where all are plain ASCII texts; else None."""
     _, texts, _, choices, contexts = zip(*examples, strict=True)
     joined = "\0".join(texts)
-    plain = joined.isascii() and not any(choices) and not any(contexts)
-    if plain and joined.count("\0") == len(texts) - 1:
-        letters = joined.lower().encode().translate(None, _NO_LETTERS).split(b"\0")
-        if all(letters):
-            return letters
-    return [content_key(example).encode() for example in examples]
+    if not joined.isascii() or any(choices) or any(contexts):
+        return None
+    if joined.count("\0") != len(texts) - 1:
+        return None
+    lower = joined.lower()
+    if form is normalised:
+        return None if _IRREGULAR.search(lower) else lower.encode().split(b"\0")
+    letters = lower.encode().translate(None, _NO_LETTERS).split(b"\0")
+    return letters if all(letters) else None
 
 
 def draw(values: Fingerprints, seed: int) -> Fingerprints:

@@ -89,16 +89,17 @@ def _split_table(tasks: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _leakage(leakage: dict[str, Any]) -> list[str]:
-    searched = "exact, normalised, without punctuation, letters only"
+    searched = "near-duplicates not searched"
     if leakage["near_duplicates_searched"]:
-        searched += f", near (similarity from {leakage['threshold']:g})"
+        searched = f"near-duplicates from a similarity of {leakage['threshold']:g}"
     lines = ["", f"Leakage gate ({searched}):"]
-    if not leakage["removed"]:
-        return [*lines[:-1], lines[-1] + " nothing removed."]
-    for place, levels in leakage["removed"].items():
-        counts = ", ".join(f"{count:,} {level}" for level, count in levels.items())
-        lines.append(f"- removed from {place}: {counts}")
-    return [*lines, "", "data/manifest.json lists every removed row and the row it repeats."]
+    for key, verb in (("removed", "removed from"), ("reported", "kept, but alike, in")):
+        for place, levels in leakage[key].items():
+            counts = ", ".join(f"{count:,} {level}" for level, count in levels.items())
+            lines.append(f"- {verb} {place}: {counts}")
+    if len(lines) == 2:
+        return ["", f"{lines[1]} nothing found."]
+    return [*lines, "", "data/manifest.json lists the rows and those that they repeat."]
 
 
 def _warnings(tasks: dict[str, dict[str, Any]]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,13 +11,7 @@ import numpy as np
 
 from multitask.data.adapters import Adapter
 from multitask.data.define import adapter_of, define_task
-from multitask.data.leakage import (
-    Leak,
-    Neighbours,
-    Part,
-    mark_near_duplicates,
-    remove_leaks,
-)
+from multitask.data.leakage import LeakageGate, Part, summary
 from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled
 from multitask.data.options import shuffle_options
 from multitask.data.rejects import Rejects
@@ -25,12 +20,12 @@ from multitask.data.sources import Source, read_task
 from multitask.data.split import stratified_split
 from multitask.errors import InputError
 from multitask.models import ModelInfo, model_info
-from multitask.run import SPLITS
 from multitask.spec import Spec
 from multitask.task_spec import TaskSpec
 from multitask.tasks import Kind, Task
 
 _BLOCK = 65_536
+_WORD = {"train": "training", "validation": "validation", "test": "test"}
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
@@ -69,16 +64,14 @@ class Prepared:
 
     Attributes:
         tasks: The tasks, in the order of the spec.
-        leaks: Rows taken out by the leakage gate.
-        near_pairs: How many contents have near-duplicates; None when they were not searched.
+        gate: The leakage gate, with what it removed and reported.
         seed: The spec's seed.
         alpaca: Whether rows carry the Alpaca keys.
         beside: Tasks of the spec that took part in split and gate and were then left out.
     """
 
     tasks: list[PreparedTask]
-    leaks: list[Leak]
-    near_pairs: int | None
+    gate: LeakageGate
     seed: int
     alpaca: bool
     beside: tuple[str, ...] = ()
@@ -144,7 +137,7 @@ def prepare_tasks(
         adapter = adapter_of(entry)
         report(f"reading {adapter.name}")
         tasks.append(_read(entry, adapter, spec, progress))
-    leaks, neighbours = _gate_and_split(tasks, spec, report)
+    gate = _gate_and_split(tasks, spec, report)
     for prepared in tasks:
         if spec.templates.shuffle_options and prepared.task.kind is Kind.MULTIPLE_CHOICE:
             _shuffle(prepared, spec.seed)
@@ -162,8 +155,7 @@ def prepare_tasks(
         )
     return Prepared(
         tasks=[prepared for prepared in tasks if prepared.task.name in spec.kept],
-        leaks=[leak for leak in leaks if leak.task in spec.kept],
-        near_pairs=None if neighbours is None else len(neighbours),
+        gate=gate,
         seed=spec.seed,
         alpaca=uses_alpaca(spec, model_info(spec.model, Path())),
         beside=tuple(name for name in spec.task_names if name not in spec.kept),
@@ -191,64 +183,98 @@ def _read(entry: str | TaskSpec, adapter: Adapter, spec: Spec, progress: Progres
     return PreparedTask(task=task, source=source, rejects=rejects, parts=parts, read=read)
 
 
-def _gate_and_split(
-    tasks: Sequence[PreparedTask], spec: Spec, report: Report
-) -> tuple[list[Leak], Neighbours | None]:
+def _gate_and_split(tasks: Sequence[PreparedTask], spec: Spec, report: Report) -> LeakageGate:
     """Take leaks out, divide the training rows, and take out what then leaks between tasks."""
-    neighbours: Neighbours | None = None
     if spec.leakage.near_duplicates:
         report("searching near-duplicates")
-        parts = [part for prepared in tasks for part in prepared.parts.values()]
-        neighbours = mark_near_duplicates(parts, threshold=spec.leakage.threshold, seed=spec.seed)
-    leaks = _gate(tasks, neighbours or {})
-    for prepared in tasks:
-        _require_rows(prepared)
-        _divide(prepared, spec.split.train, seed=spec.seed)
-    leaks += _gate(tasks, neighbours or {})
-    for prepared in tasks:
-        _require_rows(prepared)
-    return leaks, neighbours
+    gate = LeakageGate(_parts(tasks), spec.leakage, seed=spec.seed)
+    for divide in (True, False):
+        before = [_classes(prepared) for prepared in tasks]
+        gate.run(_parts(tasks))
+        for prepared, classes in zip(tasks, before, strict=True):
+            _refuse_emptied(prepared, classes, gate)
+            if divide:
+                _divide(prepared, spec.split.train, gate, seed=spec.seed)
+    return gate
 
 
-def _gate(tasks: Sequence[PreparedTask], neighbours: Neighbours) -> list[Leak]:
-    """Test rows stay; validation rows give way to them, training rows to both."""
-    by_split = {split: [p.parts[split] for p in tasks if split in p.parts] for split in SPLITS}
-    leaks = remove_leaks(by_split["validation"], by_split["test"], neighbours)
-    protected = by_split["test"] + by_split["validation"]
-    return leaks + remove_leaks(by_split["train"], protected, neighbours)
+def _parts(tasks: Sequence[PreparedTask]) -> list[Part]:
+    return [part for prepared in tasks for part in prepared.parts.values()]
 
 
-def _require_rows(prepared: PreparedTask) -> None:
-    if not prepared.parts["train"].examples:
+def _classes(prepared: PreparedTask) -> dict[str, Counter[str]]:
+    """Rows by split and class; of tasks without classes, by split alone."""
+    closed = prepared.task.kind is Kind.CLASSIFICATION
+    return {
+        split: Counter(example.label if closed else "" for example in part.examples)
+        for split, part in prepared.parts.items()
+    }
+
+
+def _refuse_emptied(
+    prepared: PreparedTask, before: Mapping[str, Counter[str]], gate: LeakageGate
+) -> None:
+    """Refuse a task of which the leakage gate took a whole split, or all training rows of a class.
+
+    Raises:
+        InputError: It did.
+    """
+    name, after = prepared.task.name, _classes(prepared)
+    for split, classes in before.items():
+        lost = [label for label in classes if split == "train" and not after[split][label]]
+        if classes and not after[split]:
+            what = f"no {_WORD[split]} row is left that is not also a row of another split"
+        elif lost:
+            what = f"no training row of the class {lost[0]!r} is left that is not also a row of "
+            what += "another split"
+        else:
+            continue
+        mine = [leak for leak in gate.removed if (leak.task, leak.split) == (name, split)]
+        levels = summary(mine)[f"{name}/{split}"]
+        counts = ", ".join(f"{count:,} {level}" for level, count in levels.items())
+        last = mine[-1]
         raise InputError(
-            f"task {prepared.task.name!r}: no training row is left that is not also a test or "
-            "validation row",
+            f"task {name!r}: {what}; the leakage gate removed {counts} (row {last.id!r} is "
+            f"{last.level} of {last.other_task}/{last.other_split}/{last.other_id})",
             where=prepared.source.location,
-            fix="check that the files of the splits are different ones",
+            fix="check that the files of the splits are different ones; what counts as the same "
+            "is said by `leakage: {remove: [...], near_duplicates: true|false, threshold: 0.8}`",
         )
 
 
-def _divide(prepared: PreparedTask, train: float, *, seed: int) -> None:
-    """Give the rows of a task's training pool a split.
+def _divide(prepared: PreparedTask, train: float, gate: LeakageGate, *, seed: int) -> None:
+    """Give the rows of a task's training pool a split; near-duplicates stay together.
 
     Official validation and test rows stay what they are. Of the pool, ``train`` is trained on;
     the rest goes to the splits that the source does not have, evenly. With both there, all of
     the pool is trained on.
+
+    Raises:
+        InputError: No row is left for the test split.
     """
     pool = prepared.parts["train"]
     missing = [split for split in ("validation", "test") if split not in prepared.parts]
     if not missing:
         return
     stratify = prepared.task.kind is not Kind.GENERATION
+    classes = prepared.task.kind is Kind.CLASSIFICATION
+    gate.group(pool, [example.label if classes else "" for example in pool.examples])
     first = _split_mask(pool, train, stratify=stratify, seed=seed)
     prepared.parts["train"] = pool.take(first, "train")
     rest = pool.take(~first, missing[0])
     if len(missing) == 1:
         prepared.parts[missing[0]] = rest
-        return
-    half = _split_mask(rest, 0.5, stratify=stratify, seed=seed + 1)
-    prepared.parts["validation"] = rest.take(half, "validation")
-    prepared.parts["test"] = rest.take(~half, "test")
+    else:
+        half = _split_mask(rest, 0.5, stratify=stratify, seed=seed + 1)
+        prepared.parts["validation"] = rest.take(half, "validation")
+        prepared.parts["test"] = rest.take(~half, "test")
+    if not prepared.parts["test"].examples:
+        raise InputError(
+            f"task {prepared.task.name!r}: its {len(pool.examples):,} rows cannot be divided so "
+            "that one is left for the test split, and nothing could be scored",
+            where=prepared.source.location,
+            fix="give more rows, a test file in `source`, or a smaller `split: {train: ...}`",
+        )
 
 
 def _split_mask(

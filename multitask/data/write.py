@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from multitask.data.general import write_general
-from multitask.data.leakage import duplicates_within, summary
+from multitask.data.leakage import LeakageGate, duplicates_within, summary
 from multitask.data.options import alarms, independence_p_value, uniform_p_value
 from multitask.data.plan import plan_markdown
 from multitask.data.prepare import (
@@ -33,6 +33,8 @@ from multitask.spec import Spec, name_of
 from multitask.tasks import Kind, task_record
 
 _BLOCK = 1024
+# Rows that were kept are listed up to this many; those that were removed, all.
+_LISTED = 1000
 
 
 def prepare(
@@ -124,14 +126,10 @@ def _manifest(
         "mixture": spec.mixture.model_dump(),
         "divided_with": list(prepared.beside),
         "general": [name_of(entry) for entry in spec.general],
-        "tasks": {p.task.name: _task_record(p, spec, tokens) for p in prepared.tasks},
-        "leakage": {
-            "near_duplicates_searched": spec.leakage.near_duplicates,
-            "threshold": spec.leakage.threshold,
-            "contents_with_near_duplicates": prepared.near_pairs,
-            "removed": summary(prepared.leaks),
-            "rows": [leak.record() for leak in prepared.leaks],
+        "tasks": {
+            p.task.name: _task_record(p, prepared.gate, spec, tokens) for p in prepared.tasks
         },
+        "leakage": _leakage_record(prepared.gate, spec),
         "files": {
             f"{split}.jsonl": {"rows": prepared.size(split), "sha256": digest}
             for split, digest in hashes.items()
@@ -139,8 +137,25 @@ def _manifest(
     }
 
 
+def _leakage_record(gate: LeakageGate, spec: Spec) -> dict[str, Any]:
+    removed = [leak for leak in gate.removed if leak.task in spec.kept]
+    reported = [leak for leak in gate.reported if leak.task in spec.kept]
+    return {
+        "remove": spec.leakage.remove,
+        "report": spec.leakage.report,
+        "near_duplicates_searched": gate.neighbours is not None,
+        "threshold": spec.leakage.threshold,
+        "contents_with_near_duplicates": None if gate.neighbours is None else len(gate.neighbours),
+        "removed": summary(removed),
+        "rows": [leak.record("removed_from") for leak in removed],
+        "reported": summary(reported),
+        "reported_rows": [leak.record("kept_in") for leak in reported[:_LISTED]],
+        "divided": dict(gate.divided),
+    }
+
+
 def _task_record(
-    p: PreparedTask, spec: Spec, tokens: dict[str, TokenCount] | None
+    p: PreparedTask, gate: LeakageGate, spec: Spec, tokens: dict[str, TokenCount] | None
 ) -> dict[str, Any]:
     train = p.parts["train"]
     mixed = len(p.places)
@@ -167,7 +182,7 @@ def _task_record(
     if tokens is not None:
         record["tokens"] = tokens[p.task.name].record()
     record["checks"] = _checks(p, spec)
-    record["warnings"] = _warnings(p, record)
+    record["warnings"] = _warnings(p, gate, record)
     return record
 
 
@@ -193,7 +208,7 @@ def _checks(p: PreparedTask, spec: Spec) -> dict[str, float]:
     return {name: round(value, 6) for name, value in checks.items()}
 
 
-def _warnings(p: PreparedTask, record: dict[str, Any]) -> list[str]:
+def _warnings(p: PreparedTask, gate: LeakageGate, record: dict[str, Any]) -> list[str]:
     warnings = list(p.rejects.notes)
     if p.rejects.count:
         warnings.append(f"{p.rejects.count:,} rows could not be used")
@@ -209,6 +224,12 @@ def _warnings(p: PreparedTask, record: dict[str, Any]) -> list[str]:
     contradictory = record["duplicates_in_train"]["contradictory"]
     if contradictory:
         warnings.append(f"{contradictory:,} texts in train have more than one label")
+    divided = gate.divided[p.task.name]
+    if divided:
+        warnings.append(
+            f"{divided:,} pairs of near-duplicates may be in different splits, since all that "
+            "hang together would be too large a part of the task; the gate removed what then leaked"
+        )
     empty = [split for split in SPLITS if not record["counts"][split]["rows"]]
     warnings += [f"no {split} rows" for split in empty]
     return warnings + [f"check failed: {name}" for name in alarms(record["checks"])]

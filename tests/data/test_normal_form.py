@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from multitask.data.normal_form import (
     draw,
     fingerprints,
     letters_only,
+    marks,
     normalised,
     without_punctuation,
 )
@@ -25,6 +28,7 @@ from multitask.tasks import Example
         ("\uff34\uff4f\uff50 \u2460", "top 1", "top 1", "top1"),  # full width, circled digit
         ("STRA\u00dfE \u201cx\u201d", "strasse \u201cx\u201d", "strasse x", "strassex"),
         ("???", "???", "", "???"),
+        ("x\u00b2 zero\u200bwidth", "x\u00b2 zerowidth", "x\u00b2 zerowidth", "x\u00b2zerowidth"),
     ],
 )
 def test_forms(text: str, plain: str, bare: str, letters: str) -> None:
@@ -41,10 +45,54 @@ def test_forms_are_idempotent(text: str) -> None:
     assert letters_only(letters_only(text)) == letters_only(text)
 
 
-@given(st.text(alphabet="aB -?", max_size=12), st.text(alphabet="aB -?", max_size=12))
-def test_equal_letters_and_only_those_have_equal_fingerprints(one: str, two: str) -> None:
-    first, second = fingerprints([Example("1", one, "x"), Example("2", two, "y")])
-    assert (first == second) == (letters_only(one) == letters_only(two))
+_texts = st.text(alphabet="aB -?\t\u00e9", max_size=12)
+
+
+@pytest.mark.parametrize("form", [normalised, letters_only])
+@given(_texts, _texts)
+def test_rows_have_equal_fingerprints_where_their_forms_are_equal(
+    form: Callable[[str], str], one: str, two: str
+) -> None:
+    first, second = fingerprints([Example("1", one, "x"), Example("2", two, "y")], form)
+    assert (first == second) == (form(one) == form(two))
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        ("12 + 3", "1 + 23", "12 - 3", "12 3", "1.23", "123", "12:3"),
+        ("C++", "C#", "C"),
+        ("meal i :)", "meal i :(", "meal i", "meal i \U0001f600"),
+        ("Great:)", "Great:("),
+        ("2 * (3 + 4)", "2 * 3 + 4"),
+        ("-5 degrees", "5 degrees"),
+        ("a - b", "a b"),
+        ("6/2", "62"),
+        ("2\u2075", "25"),
+        ("$5", "\u20ac5", "5%"),
+        ("I <3 it", "I </3 it"),
+        ("rm -f x", "rm f x"),
+        ("5!", "5"),
+    ],
+)
+def test_marks_tell_apart_what_letters_do_not(different: tuple[str, ...]) -> None:
+    assert len({marks(text) for text in different}) == len(different)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("Is there a top-up fee?", "is there a top up fee", "Is there a top\u2010up fee"),
+        ("My payment was reverted, why?", "My payment was reverted.  Why?"),
+        ("Why didnt it go through", "Why didn`t it go through?", "Why didn\u2019t it go through"),
+        ("Help - my card", "Help \u2013 my card", "help, my card!"),
+        ("(at last)", "\u201cat last\u201d"),
+        ("yes/no", "yes, no"),
+        ("It cost 5.", "it cost 5"),
+    ],
+)
+def test_marks_leave_out_what_changes_no_meaning(same: tuple[str, ...]) -> None:
+    assert len({marks(text) for text in same}) == 1
 
 
 def test_options_count_but_not_their_order() -> None:
@@ -53,7 +101,7 @@ def test_options_count_but_not_their_order() -> None:
         Example("2", "q", "B", ("blue", "red")),
         Example("3", "q", "A", ("red", "green")),
     ]
-    keys = fingerprints(rows)
+    keys = fingerprints(rows, letters_only)
     assert keys[0] == keys[1] != keys[2]
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
+import random
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from multitask.data.define import define_task
-from multitask.data.normal_form import normalised, without_punctuation
+from multitask.data.leakage import summary
+from multitask.data.normal_form import marks, normalised, without_punctuation
+from multitask.data.prepare import prepare_tasks
 from multitask.data.render import gold
 from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
 from multitask.spec import Spec, load_spec
-from multitask.task_spec import TaskSpec, TemplatesSpec
+from multitask.task_spec import LeakageSpec, TaskSpec, TemplatesSpec
 from multitask.tasks import Kind, task_from_record, task_record
 
 
@@ -167,6 +174,8 @@ def test_real_data_is_split_and_free_of_leaks(real_data: Path, tmp_path: Path) -
     removed = manifest["leakage"]["removed"]["banking77/train"]
     assert removed["normalised"] == 7
     assert removed["normalised"] + removed["without punctuation"] == 11
+    # Why is there a $1, or a \u20ac1, charge on my statement?
+    assert manifest["leakage"]["reported"]["banking77/train"] == {"different marks": 1}
     assert banking["counts"]["test"]["rows"] == 3080
     left = banking["counts"]["train"]["rows"] + banking["counts"]["validation"]["rows"]
     assert left == 10_003 - sum(removed.values())
@@ -176,7 +185,7 @@ def test_real_data_is_split_and_free_of_leaks(real_data: Path, tmp_path: Path) -
         split: [r["text"] for r in read_rows(run.split(split)) if r["task"] == "banking77"]
         for split in ("train", "validation", "test")
     }
-    for form in (str, normalised, without_punctuation):
+    for form in (str, normalised, lambda text: (without_punctuation(text), marks(text))):
         forms = {split: {form(text) for text in found} for split, found in texts.items()}
         assert forms["train"] & forms["test"] == set()
         assert forms["validation"] & forms["test"] == set()
@@ -266,3 +275,219 @@ def test_a_positive_label_comes_back_from_the_manifest() -> None:
     )
     task = define_task(entry, ("ham", "spam"), TemplatesSpec())
     assert task_from_record("mail", task_record(task)) == task
+
+
+def _own(tmp_path: Path, write_spec: Callable[..., Path], **files: list[tuple[str, str]]) -> Spec:
+    """A spec of one classification task with these rows."""
+    for split, rows in files.items():
+        with (tmp_path / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+    source = {split: f"{split}.csv" for split in files}
+    task = {"name": "t", "kind": "classification", "source": source}
+    return load_spec(write_spec(tasks=[task], sample=None))
+
+
+def test_rows_that_differ_in_meaning_are_kept_and_reported(
+    tmp_path: Path, write_spec: Callable[..., Path]
+) -> None:
+    """Letters alone would take these for the same: the whole class of the smiling rows is lost."""
+    meals = [f"meal {letter}" for letter in "abcdefgh"]
+    train = [(f"{meal} :)", "good") for meal in meals] + [(f"{meal}?", "bad") for meal in meals]
+    test = [(f"{meal} :(", "bad") for meal in meals] + [("12 - 3", "bad")]
+    train += [("12 + 3", "good"), ("1 + 23", "good"), ("1.23", "bad")]
+    run = prepare(_own(tmp_path, write_spec, train=train, test=test), tmp_path / "run")
+    leakage = json.loads(run.manifest.read_text())["leakage"]
+    assert leakage["removed"] == {}
+    kept = {row["text"] for s in ("train", "validation") for row in read_rows(run.split(s))}
+    assert kept == {text for text, _ in train}
+    found = [levels["different marks"] for levels in leakage["reported"].values()]
+    assert sum(found) == len(train)
+    assert "kept, but alike, in t/train" in run.plan.read_text()
+
+
+@pytest.mark.parametrize(
+    ("leakage", "removed", "reported"),
+    [
+        ({}, {"normalised": 1, "without punctuation": 1}, {"different marks": 1}),
+        ({"remove": ["exact"]}, {}, {"different marks": 1}),
+        ({"remove": ["different marks"]}, {"different marks": 1}, {}),
+        ({"remove": [], "report": []}, {}, {}),
+        (
+            {"remove": ["normalised"], "report": ["without punctuation"]},
+            {"normalised": 1},
+            {"without punctuation": 1},
+        ),
+    ],
+)
+def test_levels_are_removed_reported_or_off_as_the_spec_says(
+    tmp_path: Path,
+    write_spec: Callable[..., Path],
+    leakage: dict[str, list[str]],
+    removed: dict[str, int],
+    reported: dict[str, int],
+) -> None:
+    train = [
+        ("My card", "a"),
+        ("Lost it, help", "b"),
+        ("1 + 23", "a"),
+        ("Sunny", "a"),
+        ("Rain", "b"),
+    ]
+    test = [("my  CARD", "a"), ("Lost it help!", "b"), ("12 + 3", "a")]
+    spec = _own(tmp_path, write_spec, train=train, validation=[("Snow", "a")], test=test)
+    spec = spec.model_copy(update={"leakage": LeakageSpec.model_validate(leakage)})
+    found = json.loads(prepare(spec, tmp_path / "run").manifest.read_text())["leakage"]
+    assert found["removed"].get("t/train", {}) == removed
+    assert found["reported"].get("t/train", {}) == reported
+
+
+def test_a_level_is_removed_or_reported_not_both(write_spec: Callable[..., Path]) -> None:
+    both = {"remove": ["near"], "report": ["near"]}
+    with pytest.raises(InputError, match="'near' is in `remove` and in `report`"):
+        load_spec(write_spec(leakage=both))
+
+
+def test_a_class_that_the_gate_would_empty_ends_it(
+    tmp_path: Path, write_spec: Callable[..., Path]
+) -> None:
+    train = [("one thing", "a"), ("another matter", "a"), ("Rain", "b"), ("Snow", "b")]
+    spec = _own(tmp_path, write_spec, train=train, test=[("rain!", "b"), ("snow?", "b")])
+    with pytest.raises(InputError, match="no training row of the class 'b' is left") as error:
+        prepare(spec, tmp_path / "run")
+    assert "2 without punctuation" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_split_that_the_gate_would_empty_ends_it(
+    tmp_path: Path, write_spec: Callable[..., Path]
+) -> None:
+    rows = {"train": [("one", "a"), ("two", "b")], "validation": [("Rain", "b")]}
+    spec = _own(tmp_path, write_spec, **rows, test=[("rain", "b")])
+    with pytest.raises(InputError, match="no validation row is left"):
+        prepare(spec, tmp_path / "run")
+
+
+def test_rows_that_share_an_instruction_are_divided(
+    tmp_path: Path, write_spec: Callable[..., Path]
+) -> None:
+    rows = [
+        {"prompt": f"Translate to pig latin: word{i}", "response": f"{i}way"} for i in range(60)
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "test.jsonl").write_text(
+        "".join(json.dumps({**row, "prompt": f"{row['prompt']}0x"}) + "\n" for row in rows[:9])
+    )
+    for source, sizes in (
+        ({"path": "x.jsonl"}, [48, 6, 6]),
+        ({"train": "x.jsonl", "test": "test.jsonl"}, [48, 12, 9]),
+    ):
+        task = {"name": "g", "kind": "generation", "source": source}
+        spec = load_spec(write_spec(tasks=[task], sample=None))
+        run = prepare(spec, tmp_path / f"run-{sizes[-1]}")
+        assert [len(read_rows(run.split(s))) for s in ("train", "validation", "test")] == sizes
+
+
+def test_near_duplicates_take_no_whole_class_into_one_split(
+    tmp_path: Path, write_spec: Callable[..., Path]
+) -> None:
+    """Each of these is near the next, so all hang together; the first and the last are not."""
+    words = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
+    chain = [(" ".join(words[i : i + 40]), "ab"[i % 2]) for i in range(80)]
+    other = [(" ".join(reversed(words[i : i + 9])), "ab"[i % 2]) for i in range(0, 120, 3)]
+    run = prepare(_own(tmp_path, write_spec, train=chain + other), tmp_path / "run")
+    manifest = json.loads(run.manifest.read_text())
+    chained = {text for text, _ in chain}
+    counts = {
+        split: sum(row["text"] in chained for row in read_rows(run.split(split)))
+        for split in ("train", "validation", "test")
+    }
+    assert min(counts.values()) >= 3
+    assert manifest["leakage"]["divided"]["t"] > 0
+    assert "pairs of near-duplicates may be in different splits" in run.plan.read_text()
+
+
+def test_a_task_without_test_rows_is_refused(
+    tmp_path: Path, write_spec: Callable[..., Path]
+) -> None:
+    rows = [("one thing", "a"), ("another matter", "b")]
+    with pytest.raises(InputError, match="its 2 rows cannot be divided"):
+        prepare(_own(tmp_path, write_spec, train=rows), tmp_path / "run")
+
+
+_PIECES = ("card", "Card", "my", "top-up", "top up", "lost", ":)", ":(", "12", "?", "the bank")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(_PIECES), min_size=1, max_size=9), st.sampled_from("ab")
+        ),
+        min_size=30,
+        max_size=60,
+    ),
+    st.randoms(use_true_random=False),
+    st.integers(0, 3),
+)
+def test_the_same_rows_in_any_order_give_the_same_rows_everywhere(
+    rows: list[tuple[list[str], str]], rng: random.Random, seed: int
+) -> None:
+    lines = [(" ".join(words), label) for words, label in rows]
+    lines += [("anchor", "a"), ("buoy", "b")]
+    moved = rng.sample(lines, len(lines))
+    assert _outcome(lines, seed) == _outcome(moved, seed)
+
+
+def _outcome(rows: list[tuple[str, str]], seed: int) -> object:
+    """Every split, removal and phrasing of a task with these rows, by what the rows say."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "x.csv"
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *rows])
+        task = {"name": "t", "kind": "classification", "source": {"path": str(path)}}
+        mixture = {"caps": {"t": 20}, "size": 50}
+        content = {"model": "a/b", "tasks": [task], "seed": seed, "mixture": mixture}
+        try:
+            prepared = prepare_tasks(Spec.model_validate(content))
+        except InputError as error:
+            return re.sub(r"\(row .*|/tmp/\S+", "", str(error))
+        lines = [
+            [re.sub(r'"id":"[^"]*"', "", line) for line in prepared.lines(split)]
+            for split in ("train", "validation", "test")
+        ]
+        leaks = [
+            Counter(
+                (_said(rows, leak.id), leak.split, leak.level, _said(rows, leak.other_id))
+                for leak in leaks
+            )
+            for leaks in (prepared.gate.removed, prepared.gate.reported)
+        ]
+        return lines, leaks
+
+
+def _said(rows: list[tuple[str, str]], row_id: str) -> tuple[str, str]:
+    return rows[int(row_id.rsplit("-", 1)[1]) - 1]
+
+
+def test_real_rows_in_any_order_give_the_same_rows_everywhere(
+    real_data: Path, tmp_path: Path
+) -> None:
+    outcomes = []
+    for number in range(4):
+        folder = tmp_path / f"{number}" / "banking77"
+        folder.mkdir(parents=True)
+        for name in ("train.csv", "test.csv"):
+            with (real_data / "banking77" / name).open(newline="", encoding="utf-8") as file:
+                header, *rows = csv.reader(file)
+            if number:
+                random.Random(number).shuffle(rows)
+            with (folder / name).open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([header, *rows])
+        spec = Spec(model="a/b", tasks=("banking77",), data_dir=str(folder.parent))
+        prepared = prepare_tasks(spec)
+        lines = {
+            split: [re.sub(r'"id":"[^"]*"', "", line) for line in prepared.lines(split)]
+            for split in ("train", "validation", "test")
+        }
+        outcomes.append((lines, summary(prepared.gate.removed)))
+    assert all(outcome == outcomes[0] for outcome in outcomes[1:])
