@@ -110,6 +110,11 @@ def _leakage(found: Mapping[str, Any]) -> list[str]:
         + ", ".join(f"{count:,} rows alike by {level}" for level, count in levels.items())
         for place, levels in found.get("removed", {}).items()
     ]
+    lines += [
+        f"kept in {place}: "
+        + ", ".join(f"{count:,} rows alike ({level})" for level, count in levels.items())
+        for place, levels in found.get("reported", {}).items()
+    ]
     if "near_duplicates_searched" in found:
         lines.append(
             f"near duplicates searched from a similarity of {found['threshold']}: "
