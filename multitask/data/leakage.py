@@ -65,10 +65,11 @@ class Part:
         if len(self.keys):
             return
         keys = fingerprints(self.examples, normalised)
+        letters = fingerprints(self.examples, letters_only)
         order = _by_content(self.examples, keys)
         self.examples = [self.examples[i] for i in order.tolist()]
         self.keys = self.groups = keys[order]
-        self.letters = fingerprints(self.examples, letters_only)
+        self.letters = letters[order]
 
     def take(self, mask: npt.NDArray[np.bool_], split: str) -> Part:
         """The rows where ``mask`` is true, under another split's name."""
@@ -95,12 +96,14 @@ class Leak:
     """A row that says what a row of a split that must stay says as well.
 
     Attributes:
+        label: The row's own label.
         level: How alike they are: one of :data:`LEVELS`.
     """
 
     task: str
     id: str
     split: str
+    label: str
     level: Level
     other_task: str
     other_id: str
@@ -205,7 +208,8 @@ class LeakageGate:
         if found is None:
             return None
         _, level, other, twin = found
-        return Leak(part.task, row.id, part.split, level, other.task, twin.id, other.split)
+        twin_is = (other.task, twin.id, other.split)
+        return Leak(part.task, row.id, part.split, row.label, level, *twin_is)
 
     def group(self, part: Part, labels: Sequence[str]) -> None:
         """Give rows that would be leaks between splits of ``part`` a common group.
@@ -218,8 +222,11 @@ class LeakageGate:
             part: Rows that are going to be divided; changed in place.
             labels: What the split keeps even: the rows' labels.
         """
-        part.groups = part.keys.copy()
+        part.groups = part.keys
         nodes, pairs = self._pairs_within(part)
+        if not pairs:
+            return
+        part.groups = part.keys.copy()
         place = {key: number for number, key in enumerate(nodes)}
         weights: list[Counter[str]] = [Counter() for _ in nodes]
         members = np.flatnonzero(np.isin(part.keys, np.array(list(nodes), dtype=np.uint64)))

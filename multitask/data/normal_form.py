@@ -46,8 +46,7 @@ _MARK = re.compile(
     | [^\x00-\x7f\w\s]""",
     re.VERBOSE,
 )
-# The blanks that keep a text in lower case from being in normal form.
-_IRREGULAR = re.compile(r"[^\S ]|  |(?:^|\0) | (?:\0|$)")
+_NOT_SPACES = string.whitespace.replace(" ", "").encode() + b"\x1c\x1d\x1e\x1f"
 
 
 def normalised(text: str) -> str:
@@ -139,10 +138,13 @@ def _plain(examples: Sequence[Example], form: Callable[[str], str]) -> list[byte
         return None
     if joined.count("\0") != len(texts) - 1:
         return None
-    lower = joined.lower()
+    lower = joined.lower().encode()
     if form is normalised:
-        return None if _IRREGULAR.search(lower) else lower.encode().split(b"\0")
-    letters = lower.encode().translate(None, _NO_LETTERS).split(b"\0")
+        between = b"\0" + lower + b"\0"
+        irregular = len(lower.translate(None, _NOT_SPACES)) < len(lower)
+        irregular |= b"  " in lower or b"\0 " in between or b" \0" in between
+        return None if irregular else lower.split(b"\0")
+    letters = lower.translate(None, _NO_LETTERS).split(b"\0")
     return letters if all(letters) else None
 
 

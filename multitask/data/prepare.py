@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from multitask.data.adapters import Adapter
 from multitask.data.define import adapter_of, define_task
-from multitask.data.leakage import LeakageGate, Part, summary
+from multitask.data.leakage import Leak, LeakageGate, Part, summary
 from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled
 from multitask.data.options import shuffle_options
 from multitask.data.rejects import Rejects
@@ -189,10 +188,10 @@ def _gate_and_split(tasks: Sequence[PreparedTask], spec: Spec, report: Report) -
         report("searching near-duplicates")
     gate = LeakageGate(_parts(tasks), spec.leakage, seed=spec.seed)
     for divide in (True, False):
-        before = [_classes(prepared) for prepared in tasks]
+        seen = len(gate.removed)
         gate.run(_parts(tasks))
-        for prepared, classes in zip(tasks, before, strict=True):
-            _refuse_emptied(prepared, classes, gate)
+        for prepared in tasks:
+            _refuse_emptied(prepared, gate.removed[seen:])
             if divide:
                 _divide(prepared, spec.split.train, gate, seed=spec.seed)
     return gate
@@ -202,40 +201,34 @@ def _parts(tasks: Sequence[PreparedTask]) -> list[Part]:
     return [part for prepared in tasks for part in prepared.parts.values()]
 
 
-def _classes(prepared: PreparedTask) -> dict[str, Counter[str]]:
-    """Rows by split and class; of tasks without classes, by split alone."""
-    closed = prepared.task.kind is Kind.CLASSIFICATION
-    return {
-        split: Counter(example.label if closed else "" for example in part.examples)
-        for split, part in prepared.parts.items()
-    }
-
-
-def _refuse_emptied(
-    prepared: PreparedTask, before: Mapping[str, Counter[str]], gate: LeakageGate
-) -> None:
+def _refuse_emptied(prepared: PreparedTask, removed: Sequence[Leak]) -> None:
     """Refuse a task of which the leakage gate took a whole split, or all training rows of a class.
 
     Raises:
         InputError: It did.
     """
-    name, after = prepared.task.name, _classes(prepared)
-    for split, classes in before.items():
-        lost = [label for label in classes if split == "train" and not after[split][label]]
-        if classes and not after[split]:
-            what = f"no {_WORD[split]} row is left that is not also a row of another split"
-        elif lost:
-            what = f"no training row of the class {lost[0]!r} is left that is not also a row of "
-            what += "another split"
-        else:
+    name = prepared.task.name
+    for split, part in prepared.parts.items():
+        mine = [leak for leak in removed if (leak.task, leak.split) == (name, split)]
+        if not mine:
             continue
-        mine = [leak for leak in gate.removed if (leak.task, leak.split) == (name, split)]
+        what = f"no {_WORD[split]} row"
+        if part.examples:
+            if split != "train" or prepared.task.kind is not Kind.CLASSIFICATION:
+                continue
+            left = {example.label for example in part.examples}
+            lost = sorted({leak.label for leak in mine} - left)
+            if not lost:
+                continue
+            mine = [leak for leak in mine if leak.label == lost[0]]
+            what += f" of the class {lost[0]!r}"
         levels = summary(mine)[f"{name}/{split}"]
         counts = ", ".join(f"{count:,} {level}" for level, count in levels.items())
         last = mine[-1]
         raise InputError(
-            f"task {name!r}: {what}; the leakage gate removed {counts} (row {last.id!r} is "
-            f"{last.level} of {last.other_task}/{last.other_split}/{last.other_id})",
+            f"task {name!r}: {what} is left that is not also a row of another split; the leakage "
+            f"gate removed {counts} (row {last.id!r} repeats "
+            f"{last.other_task}/{last.other_split}/{last.other_id}: {last.level})",
             where=prepared.source.location,
             fix="check that the files of the splits are different ones; what counts as the same "
             "is said by `leakage: {remove: [...], near_duplicates: true|false, threshold: 0.8}`",
@@ -258,7 +251,7 @@ def _divide(prepared: PreparedTask, train: float, gate: LeakageGate, *, seed: in
         return
     stratify = prepared.task.kind is not Kind.GENERATION
     classes = prepared.task.kind is Kind.CLASSIFICATION
-    gate.group(pool, [example.label if classes else "" for example in pool.examples])
+    gate.group(pool, [e.label for e in pool.examples] if classes else [""] * len(pool.examples))
     first = _split_mask(pool, train, stratify=stratify, seed=seed)
     prepared.parts["train"] = pool.take(first, "train")
     rest = pool.take(~first, missing[0])
