@@ -1,10 +1,9 @@
 """Calibration: probabilities that mean what they say, and when to hand over to a person."""
 
-from multitask.calibration.abstention import Threshold, choose_threshold, risk_coverage
+from multitask.calibration.abstention import Threshold, choose_threshold
 from multitask.calibration.calibrator import (
     Calibrator,
     before_and_after,
-    fit_batch,
     fit_contextual,
     fit_temperature,
 )
@@ -18,10 +17,8 @@ __all__ = [
     "before_and_after",
     "calibrate",
     "choose_threshold",
-    "fit_batch",
     "fit_contextual",
     "fit_temperature",
     "load",
-    "risk_coverage",
     "save",
 ]

@@ -120,44 +120,6 @@ def at_threshold(
     return wilson(float(right[answered].mean()) * groups, groups), coverage
 
 
-@dataclass(frozen=True)
-class RiskCoverage:
-    """Errors among the answered rows against how many are answered.
-
-    Attributes:
-        threshold: Every confidence that occurs, the highest first.
-        coverage: Share of rows with at least that confidence.
-        risk: Share of those that is wrong.
-    """
-
-    threshold: Floats
-    coverage: Floats
-    risk: Floats
-
-    def area(self) -> float:
-        """Area under the curve: the risk averaged over coverages (Geifman et al., 2019)."""
-        return float(np.sum(self.risk * np.diff(self.coverage, prepend=0.0)))
-
-
-def risk_coverage(
-    confidence: npt.ArrayLike, correct: Sequence[bool] | npt.NDArray[np.bool_]
-) -> RiskCoverage:
-    """The risk-coverage curve (El-Yaniv and Wiener, 2010).
-
-    Rows of equal confidence are one point, so that the order of rows does not matter.
-
-    Raises:
-        ValueError: As :func:`choose_threshold`.
-    """
-    sure, right, _ = _ordered(confidence, correct, None)
-    last = _last_of_equals(sure)
-    return RiskCoverage(
-        threshold=sure[last],
-        coverage=(last + 1) / len(sure),
-        risk=1 - np.cumsum(right)[last] / (last + 1),
-    )
-
-
 def _ordered(
     confidence: npt.ArrayLike,
     correct: Sequence[bool] | npt.NDArray[np.bool_],

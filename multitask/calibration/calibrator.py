@@ -154,24 +154,6 @@ def fit_contextual(content_free: npt.ArrayLike) -> Calibrator:
     return Calibrator("contextual", log_prior=_log_mean(normalised(scores)))
 
 
-def fit_batch(log_probs: npt.ArrayLike, unvisited: npt.ArrayLike | None = None) -> Calibrator:
-    """Batch calibration (Zhou et al., 2024, "Batch calibration").
-
-    As contextual calibration, with the mean probability over a batch of real rows, whose gold
-    labels are not needed, in place of the content-free input. It assumes that the labels are
-    about equally frequent in the batch.
-
-    Args:
-        log_probs: Log-likelihoods of shape (rows, labels).
-        unvisited: Bound of the mass on labels not scored.
-
-    Raises:
-        ValueError: A label has probability 0 in every row, or as
-            :func:`~multitask.metrics.probabilities.normalised`.
-    """
-    return Calibrator("batch", log_prior=_log_mean(normalised(log_probs, unvisited)))
-
-
 def _log_mean(scores: Floats) -> tuple[float, ...]:
     mean = np.exp(scores).mean(axis=0)
     if not (mean > 0).all():

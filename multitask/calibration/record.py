@@ -152,7 +152,7 @@ def calibrate(
         gold: Gold labels of the validation rows.
         log_probs: Their log-likelihoods, of shape (rows, labels); NaN or -inf where not scored.
         unvisited: Bound of the share of each row's mass on labels not scored.
-        prior: A contextual or batch calibrator that is applied first.
+        prior: A contextual calibrator that is applied first.
         target: The precision wanted of answers.
         rule: What has to reach it.
         clusters: The item of every row, where items have several.

@@ -16,9 +16,6 @@ from multitask.training_spec import BalanceSpec
 
 BudgetKind = Literal["rows", "steps"]
 
-PRESET = "single-task"
-"""What ``multitask init`` calls these specs."""
-
 _WHY = {
     "rows": "The same budget in rows: it sees each row of {task} as often as {run} does, with the\n"
     "# same batch and learning rate, so it takes fewer optimizer steps.",

@@ -8,8 +8,6 @@ from typing import Any
 
 from multitask.runners.axolotl import LIGER_PLUGIN
 
-_NOT_PROVEN_GPU = "speed and memory of the GPUs"
-
 
 @dataclass(frozen=True)
 class Change:

@@ -144,12 +144,6 @@ class AxolotlValidator:
         return answer
 
 
-def validate_axolotl(path: Path, cluster: Cluster) -> tuple[str, ...]:
-    """Run Axolotl's validator on one file; see :meth:`AxolotlValidator.validate`."""
-    with AxolotlValidator() as validator:
-        return validator.validate(path, cluster)
-
-
 def capabilities(cluster: Cluster) -> dict[str, Any]:
     """The target's hardware in the terms of Axolotl's ``validate_config``."""
     digits = (cluster.compute_capability or "").removeprefix("sm_")

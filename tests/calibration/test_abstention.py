@@ -11,7 +11,6 @@ from multitask.calibration.abstention import (
     Rule,
     at_threshold,
     choose_threshold,
-    risk_coverage,
 )
 from multitask.metrics.estimate import wilson
 
@@ -103,35 +102,12 @@ def test_a_threshold_on_other_rows() -> None:
     assert at_threshold(0.9, [0.4], [True])[0] is None
 
 
-@given(rows, st.randoms())
-def test_the_risk_coverage_curve_does_not_depend_on_the_order(
-    pairs: list[tuple[float, bool]], random: object
-) -> None:
-    curve = risk_coverage([c for c, _ in pairs], [r for _, r in pairs])
-    mixed = list(pairs)
-    random.shuffle(mixed)  # type: ignore[attr-defined]
-    other = risk_coverage([c for c, _ in mixed], [r for _, r in mixed])
-    assert curve.risk.tolist() == other.risk.tolist()
-    assert curve.coverage[-1] == 1
-    assert curve.risk[-1] == pytest.approx(np.mean([not r for _, r in pairs]))
-    assert (np.diff(curve.threshold) < 0).all()
-    assert 0 <= curve.area() <= 1
-
-
-def test_the_area_is_small_where_errors_have_little_confidence() -> None:
-    confidence, correct = np.linspace(1, 0, 10), [True] * 8 + [False] * 2
-    good = risk_coverage(confidence, correct).area()
-    # The mean over coverages 1/10 to 10/10 of 0 (eight times), 1/9 and 2/10.
-    assert good == pytest.approx((1 / 9 + 2 / 10) / 10)
-    assert good < risk_coverage(confidence, correct[::-1]).area()
-
-
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="no rows"):
         choose_threshold([], [])
     with pytest.raises(ValueError, match="a target precision of 0"):
         choose_threshold([0.5], [True], target=0)
     with pytest.raises(ValueError, match="row 1 has a confidence of NaN"):
-        risk_coverage([0.5, float("nan")], [True, True])
+        choose_threshold([0.5, float("nan")], [True, True])
     with pytest.raises(ValueError, match="confidences but"):
         at_threshold(0.5, [0.5], [True, False])

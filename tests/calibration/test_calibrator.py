@@ -11,12 +11,11 @@ from scipy.optimize import minimize_scalar
 from multitask.calibration import (
     Calibrator,
     before_and_after,
-    fit_batch,
     fit_contextual,
     fit_temperature,
 )
 from multitask.calibration.calibrator import LEAST_TEMPERATURE, MOST_TEMPERATURE
-from multitask.metrics.probabilities import log_loss, normalised
+from multitask.metrics.probabilities import normalised
 
 LABELS = [f"label {i}" for i in range(12)]
 NAN = float("nan")
@@ -112,15 +111,6 @@ def test_several_content_free_inputs_are_averaged_as_probabilities() -> None:
     assert np.exp(found) == pytest.approx([0.6, 0.4])
 
 
-def test_batch_calibration_takes_a_liking_for_labels_out() -> None:
-    gold, scores = _rows(2000, 1.0)
-    liking = np.linspace(0, 4, 12)
-    calibrator = fit_batch(scores + liking)
-    plain, spoilt = log_loss(gold, scores, LABELS), log_loss(gold, scores + liking, LABELS)
-    mended = log_loss(gold, calibrator.apply(scores + liking), LABELS)
-    assert plain.value < mended.value < plain.value + 0.25 * (spoilt.value - plain.value)
-
-
 def test_a_temperature_after_a_prior_keeps_the_prior() -> None:
     gold, scores = _rows(300, 2.0)
     prior = fit_contextual(np.linspace(0, 1, 12))
@@ -149,7 +139,7 @@ def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="needs the score of every label"):
         fit_contextual([0.0, NAN])
     with pytest.raises(ValueError, match="label number 1 has probability 0"):
-        fit_batch([[0.0, NAN]])
+        fit_contextual([0.0, -2000.0])
     with pytest.raises(ValueError, match="a prior of 2 labels for 3"):
         fit_contextual([0.0, 1.0]).apply([[0.0, 0.0, 0.0]])
     with pytest.raises(ValueError, match="for 1 rows"):

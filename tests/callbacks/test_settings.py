@@ -15,7 +15,7 @@ from multitask.models import model_info
 from multitask.planning.decide import decide
 from multitask.runners.axolotl import AxolotlFile, axolotl_file
 from multitask.runners.schema import check_schema
-from multitask.runners.validate import axolotl_installed, validate_axolotl
+from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.spec import Spec, load_spec
 from multitask.training_spec import PluginSettings
 
@@ -92,8 +92,9 @@ def test_axolotl_checks_the_section_too(tmp_path: Path) -> None:
     config = _file(evaluation=_EVALUATION, balance=_BALANCE).config
     path = tmp_path / "axolotl.yaml"
     path.write_text(yaml.safe_dump(config))
-    validate_axolotl(path, load_cluster("cpu"))
-    config["multitask"]["balance"]["schedule"] = "sometimes"
-    path.write_text(yaml.safe_dump(config))
-    with pytest.raises(InputError, match=r"multitask\.balance\.schedule"):
-        validate_axolotl(path, load_cluster("cpu"))
+    with AxolotlValidator() as validator:
+        validator.validate(path, load_cluster("cpu"))
+        config["multitask"]["balance"]["schedule"] = "sometimes"
+        path.write_text(yaml.safe_dump(config))
+        with pytest.raises(InputError, match=r"multitask\.balance\.schedule"):
+            validator.validate(path, load_cluster("cpu"))
