@@ -7,6 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from multitask.cluster import load_cluster
 from multitask.data.prepare import Prepared, Progress, Report, no_progress, prepare_tasks
 from multitask.data.tokens import load_tokenizer
 from multitask.data.workload import workload_of
@@ -27,6 +30,7 @@ from multitask.runners.deepspeed import (
 )
 from multitask.runners.finding import refuse
 from multitask.runners.launch import launch_scripts
+from multitask.runners.rent import find_gpu, rental_files
 from multitask.runners.template_checks import check_template
 from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.scoring.chat import settled
@@ -77,6 +81,7 @@ def build_config(
     out = Path(out)
     # Wrong keys, and a model that cannot fit, end it before the work.
     _check(decide(spec, model_info(spec.model, out)))
+    find_gpu(load_cluster(spec.cluster))
     check = validate and axolotl_installed()
     with ExitStack() as stack:
         # Started first: it takes longer to import than most data to prepare.
@@ -85,7 +90,7 @@ def build_config(
         stage = stack.enter_context(staged(out))
         prepared = prepare_tasks(spec, report=report, progress=progress)
         run = Run(stage)
-        run.spec.write_text(spec.to_yaml(), encoding="utf-8")
+        run.spec.write_text(_with_its_cluster(spec, run).to_yaml(), encoding="utf-8")
         add_files(stage, prepared)
         write_data(prepared, spec, stage, progress=progress)
         tokenizer = load_tokenizer(spec, stage)
@@ -119,6 +124,16 @@ def _check(setup: Setup) -> tuple[str, ...]:
     return tuple(str(warning) for warning in refuse(findings, where="key 'axolotl'"))
 
 
+def _with_its_cluster(spec: Spec, run: Run) -> Spec:
+    """Put a cluster file of the user's into the run, which is copied to machines without it."""
+    if not spec.cluster.endswith((".yaml", ".yml")):
+        return spec
+    cluster = load_cluster(spec.cluster)
+    text = yaml.safe_dump(cluster.model_dump(exclude_none=True), sort_keys=False)
+    run.cluster.write_text(text, encoding="utf-8")
+    return spec.model_copy(update={"cluster": run.cluster.name})
+
+
 def write_launch_files(run: Run, setup: Setup) -> None:
     """Write ``axolotl.yaml``, ``accelerate.yaml``, ``deepspeed.json`` and ``launch/`` of a run."""
     run.axolotl.write_text(axolotl_file(setup).to_yaml(), encoding="utf-8")
@@ -127,11 +142,12 @@ def write_launch_files(run: Run, setup: Setup) -> None:
     if stage is not None:
         text = deepspeed_json(stage, offload=setup.topology.cpu_offload)
         run.deepspeed.write_text(text, encoding="utf-8")
+    rented = rental_files(setup, run.root)
     run.launch.mkdir()
-    for name, content in launch_scripts(setup.cluster).items():
-        script = run.launch / name
-        script.write_text(content, encoding="utf-8")
-        script.chmod(0o755)
+    for name, content in {**launch_scripts(setup.cluster), **rented}.items():
+        path = run.launch / name
+        path.write_text(content, encoding="utf-8")
+        path.chmod(0o755 if name.endswith(".sh") else 0o644)
 
 
 def _validate(validator: AxolotlValidator, run: Run, setup: Setup) -> None:

@@ -47,6 +47,11 @@ class Run:
         return self.root / "spec.yaml"
 
     @property
+    def cluster(self) -> Path:
+        """A copy of the cluster's file, where it is one of the user's."""
+        return self.root / "cluster.yaml"
+
+    @property
     def data(self) -> Path:
         """The folder of the materialised mixture."""
         return self.root / "data"

@@ -25,6 +25,9 @@ from multitask.training_spec import BalanceSpec, EvaluationSpec
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
+# registry:port/path/name:tag@digest
+_IMAGE = r"^[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$"
+
 
 class SplitSpec(StrictModel):
     """How a task's rows are divided.
@@ -92,6 +95,8 @@ class Spec(StrictModel):
         name: What the run is called in reports and trackers.
         method: A file of ``configs/methods``: full, lora, qlora, ...
         cluster: A file of ``configs/clusters``, or the path of a YAML file like them.
+        image: The container image that dstack and SkyPilot start, as ``docker/Dockerfile`` builds
+            it and you pushed it.
         sharding: How the model's state is spread over GPUs: auto, none, ddp, fsdp, hsdp, zero1,
             zero2 or zero3.
         cpu_offload: Keep parameters and optimizer in main memory between uses.
@@ -128,6 +133,7 @@ class Spec(StrictModel):
     name: Annotated[str, Field(min_length=1)] = "multitask"
     method: str = "lora"
     cluster: str = "3x4-a100-80gb"
+    image: Annotated[str, Field(pattern=_IMAGE)] | None = None
     sharding: Literal["auto", "none", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"] = "auto"
     cpu_offload: bool = False
     activation_checkpointing: bool | None = None
@@ -196,6 +202,7 @@ def load_spec(path: str | Path) -> Spec:
     if path.is_dir():
         path = path / "spec.yaml"
     content = _read_mapping(path)
+    _refuse_secrets(content, path)
     try:
         spec = Spec.model_validate(content)
     except ValidationError as error:
@@ -229,6 +236,19 @@ def _read_mapping(path: Path) -> dict[str, Any]:
             fix="start with `model: ...` and `tasks: [...]`",
         )
     return content
+
+
+def _refuse_secrets(content: dict[str, Any], path: Path) -> None:
+    """A spec is copied into the run, to rented machines and to the Hub; logins are not."""
+    from multitask.hub.scrub import find_secret
+
+    if (key := find_secret(content)) is not None:
+        raise InputError(
+            "the value is a secret, and a spec is copied to machines and pages",
+            where=f"{path}: key '{key}'",
+            fix="remove it, and give it in the environment instead (HF_TOKEN, WANDB_API_KEY, "
+            "COMET_API_KEY, ...)",
+        )
 
 
 def _explain(error: ValidationError, path: Path, content: dict[str, Any]) -> InputError:

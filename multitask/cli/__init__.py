@@ -14,6 +14,7 @@ from multitask.cli.estimate import estimate
 from multitask.cli.evaluate import evaluate
 from multitask.cli.export import export
 from multitask.cli.init import init
+from multitask.cli.job import job
 from multitask.cli.prepare import prepare
 from multitask.cli.push import push
 from multitask.cli.quickstart import quickstart
@@ -46,6 +47,7 @@ for command in (
     report,
     export,
     push,
+    job,
 ):
     app.command()(command)
 

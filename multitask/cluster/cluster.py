@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from multitask.errors import InputError, did_you_mean
 from multitask.resources import load_config
@@ -60,6 +60,14 @@ class Cluster(StrictModel):
     inter_node_gb_s: _Positive | None = None
     host_memory_gb: _Positive | None = None
     price: Price | None = None
+
+    @field_validator("name", "description", "gpu")
+    @classmethod
+    def _one_line(cls, text: str | None) -> str | None:
+        """They stand in comments of scripts, where a second line would be a command."""
+        if text is not None and not text.isprintable():
+            raise ValueError("holds a line break or control character; write it on one line")
+        return text
 
     @model_validator(mode="after")
     def _whole(self) -> Cluster:

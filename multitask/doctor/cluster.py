@@ -142,21 +142,15 @@ def _strays(subject: Subject, environment: Mapping[str, str]) -> list[Check]:
 
 def _place(subject: Subject, environment: Mapping[str, str], trains_here: bool) -> list[Check]:
     """Which node this is."""
-    from multitask.training.command import node_of
+    from multitask.training.nodes import nodes_for
 
     cluster = subject.cluster
     if cluster is None:
         return []
-    rank = environment.get("NODE_RANK")
-    if cluster.nodes == 1:
-        if rank in (None, "", "0"):
-            return []
-        text = f"it is {rank}, and the run trains on one node"
-        return [problem(GROUP, "NODE_RANK", text, "unset NODE_RANK, or train on node 0 alone")]
     try:
-        node_of(cluster, environment)
+        nodes_for(cluster, environment)
     except InputError as error:
-        given = rank is not None or environment.get("MASTER_ADDR") is not None
+        given = any(environment.get(name) for name in ("NODE_RANK", "MASTER_ADDR"))
         if not given and not trains_here:
             return []
         return [refused(GROUP, "NODE_RANK", error, "problem" if given else "warning")]

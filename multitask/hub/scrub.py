@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 REMOVED = "(removed)"
 
@@ -34,6 +35,31 @@ def hide_secrets(text: str) -> str:
         text = text.replace(value, REMOVED)
     text = _TOKEN.sub(REMOVED, text)
     return _LOGIN_IN_URL.sub(REMOVED, text)
+
+
+def find_secret(content: Any, key: str = "") -> str | None:
+    """Find a login that is written out in a configuration.
+
+    Args:
+        content: Mappings, lists and values, as YAML gives them.
+        key: Where they stand, for the answer.
+
+    Returns:
+        The key whose value is a secret, or looks like one; None where there is none.
+    """
+    if isinstance(content, dict):
+        for name, value in content.items():
+            place = f"{key}.{name}" if key else str(name)
+            named = re.fullmatch(_NAMES, str(name), re.IGNORECASE) is not None
+            if named and isinstance(value, str) and value:
+                return place
+            if (found := find_secret(value, place)) is not None:
+                return found
+    elif isinstance(content, list):
+        return next(filter(None, (find_secret(value, key) for value in content)), None)
+    elif isinstance(content, str) and (_TOKEN.search(content) or _LOGIN_IN_URL.search(content)):
+        return key
+    return None
 
 
 def scrub(text: str, root: Path, *, yaml: bool = False) -> str:

@@ -8,6 +8,7 @@ with small files in ``RUN/attempts``, each written by one node alone and renamed
 - ``N.node-K.plugin``: the plugin is loaded on node K; by the plugin.
 - ``N.verdict.json``: how attempt N ended for all; by node 0.
 - ``N.stop``: save, then stop; by whoever was told to.
+- ``node-K.facts.json``: what node K found on itself; by node K, before its first sign of life.
 - ``node-K.alive``: a count that grows while node K's supervisor lives.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multitask.run import Run, write_atomic
+from multitask.training.agreement import NodeFacts
 
 ATTEMPT, NODE = "MULTITASK_ATTEMPT", "MULTITASK_NODE"
 
@@ -126,6 +128,15 @@ class Attempts:
         """How an attempt ended for all; None before it did."""
         content = self._read(f"{number}.verdict.json")
         return None if content is None else Ruling(**content)
+
+    def tell_facts(self, node: int, facts: NodeFacts) -> None:
+        """Say what a node found on itself."""
+        self._write(f"node-{node}.facts.json", asdict(facts))
+
+    def facts_of(self, node: int) -> NodeFacts | None:
+        """What a node found on itself; None before it has looked."""
+        content = self._read(f"node-{node}.facts.json")
+        return None if content is None else NodeFacts(**content)
 
     def beat(self, node: int, count: int) -> None:
         """Show that a node's supervisor lives."""

@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from multitask.cluster import Cluster
-from multitask.errors import InputError
 from multitask.quiet import set_library_variables
 from multitask.run import Run
 from multitask.runners.accelerate import TRAIN_MODULE
 from multitask.training.attempts import ATTEMPT, NODE, Attempt
+from multitask.training.nodes import Nodes, network_variables, node_environment
 
 
 def launch_command(
     run: Run,
     cluster: Cluster,
-    environment: Mapping[str, str],
+    nodes: Nodes,
     *,
-    resume: Path | None,
+    resume: Path | None = None,
     rank_logs: Path | None = None,
 ) -> list[str]:
     """Build ``accelerate launch ... -m axolotl.cli.train`` for this node.
 
+    The rendezvous is static: every node is told rank and address beforehand. c10d is said not to
+    work on RunPod's clusters, and without it a node that dies cannot make the others wait for ever
+    on a membership vote.
+
     Args:
         run: The run.
         cluster: What it was built for.
-        environment: Where a node's rank and the first node's address are read from.
+        nodes: This node's place, checked by :func:`multitask.training.nodes.nodes_for`.
         resume: The checkpoint to go on from.
         rank_logs: Folder for a log of each process, where there are several.
-
-    Raises:
-        InputError: The cluster has several nodes and the environment does not say which this is.
     """
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(run.accelerate.resolve())]
     if cluster.nodes > 1:
-        command += _rendezvous(cluster, environment)
+        command += ["--machine_rank", str(nodes.rank), "--main_process_ip", str(nodes.master)]
+    if cluster.world_size > 1:
+        command += ["--main_process_port", str(nodes.port)]
     if cluster.world_size > 1 and rank_logs is not None:
         # Restarts are the supervisor's: torch's own agent would not look at checkpoints.
         command += ["--max_restarts", "0", "--tee", "3", "--log_dir", str(rank_logs.resolve())]
@@ -48,33 +50,17 @@ def launch_command(
     return command
 
 
-def node_of(cluster: Cluster, environment: Mapping[str, str]) -> int:
-    """Which node of a cluster this is.
+def torchrun_command(run: Run, cluster: Cluster, nodes: Nodes) -> list[str]:
+    """The same with torchrun in accelerate's place.
 
-    Raises:
-        InputError: The cluster has several nodes and the environment does not say.
+    The backend is named: with an endpoint alone Axolotl and torchrun would take c10d.
     """
-    if cluster.nodes == 1:
-        return 0
-    rank, address = environment.get("NODE_RANK"), environment.get("MASTER_ADDR")
-    if rank is None or address is None:
-        raise InputError(
-            f"the run is for {cluster.nodes} nodes, and NODE_RANK or MASTER_ADDR is not set",
-            where="environment",
-            fix="start `multitask train` on each node with NODE_RANK=0.."
-            f"{cluster.nodes - 1} and MASTER_ADDR=<address of node 0>",
-        )
-    if not rank.isdigit() or int(rank) >= cluster.nodes:
-        raise InputError(
-            f"NODE_RANK is {rank!r}", where="environment", fix=f"use 0 to {cluster.nodes - 1}"
-        )
-    return int(rank)
-
-
-def _rendezvous(cluster: Cluster, environment: Mapping[str, str]) -> list[str]:
-    rank, address = node_of(cluster, environment), environment["MASTER_ADDR"]
-    port = environment.get("MASTER_PORT", "29500")
-    return ["--machine_rank", str(rank), "--main_process_ip", address, "--main_process_port", port]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(cluster.nodes)]
+    command += ["--nproc_per_node", str(max(1, cluster.gpus_per_node))]
+    command += ["--node_rank", str(nodes.rank or 0), "--rdzv_backend", "static"]
+    command += ["--max_restarts", "0", "--master_addr", nodes.master or "127.0.0.1"]
+    command += ["--master_port", str(nodes.port), "-m", TRAIN_MODULE]
+    return [*command, str(run.axolotl.resolve())]
 
 
 def usable_cores() -> int:
@@ -88,23 +74,32 @@ def usable_cores() -> int:
 
 
 def launch_environment(
-    run: Run, attempt: Attempt | None = None, node: int = 0, processes: int = 1
+    run: Run,
+    attempt: Attempt | None = None,
+    node: int = 0,
+    nodes: int = 1,
+    processes: int = 1,
 ) -> dict[str, str]:
-    """This process's environment, with what a training of ours always wants.
+    """This node's environment, with what a training of ours always wants.
 
     Args:
         run: The run.
         attempt: The attempt that the launch belongs to.
         node: This node's rank.
+        nodes: How many nodes train together.
         processes: Processes that train on this node; they share its cores. Left alone, torchrun
             (``torch/distributed/run.py``) and accelerate give each one thread, and the Adam of
             offloaded parameters runs on these.
     """
-    environment = dict(os.environ)
+    environment = node_environment()
+    environment |= network_variables(environment, nodes=nodes)
     set_library_variables(environment)
     environment.setdefault("WANDB_DIR", str(run.logs.resolve()))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     environment["PYTHONUNBUFFERED"] = "1"
+    # Launchers' own words for single processes would be taken for ours by what is started.
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"):
+        environment.pop(name, None)
     if attempt is not None:
         environment |= {ATTEMPT: str(attempt.number), NODE: str(node)}
     return environment

@@ -11,6 +11,7 @@ from multitask.checkpoints import choose_resume, newest_complete
 from multitask.errors import InputError, MultitaskError
 from multitask.run import Run
 from multitask.training import failure
+from multitask.training.agreement import Needs, find_differences
 from multitask.training.attempts import FINAL, Attempt, Attempts, NodeReport, Ruling
 from multitask.training.heartbeat import Pulses
 from multitask.training.options import Options
@@ -23,10 +24,17 @@ class Leader:
     """Begins attempts and rules on them."""
 
     def __init__(
-        self, run: Run, nodes: int, world_size: int, options: Options, pulses: Pulses, say: Say
+        self,
+        run: Run,
+        nodes: int,
+        world_size: int,
+        needs: Needs,
+        options: Options,
+        pulses: Pulses,
+        say: Say,
     ) -> None:
         """Lead ``nodes`` supervisors, of which this is number 0."""
-        self.run, self.nodes, self.world_size = run, nodes, world_size
+        self.run, self.nodes, self.world_size, self.needs = run, nodes, world_size, needs
         self.options, self.say = options, say
         self.attempts = Attempts(run)
         self._pulses = pulses
@@ -41,11 +49,13 @@ class Leader:
             pause: Called between two looks at the other nodes; raises to end the waiting.
 
         Raises:
-            InputError: The run changed since the checkpoint.
+            InputError: The run changed since the checkpoint, or a node differs from the others or
+                from what the run needs.
             MultitaskError: A node does not come.
         """
         try:
             self._gather(pause)
+            self._compare()
             point = choose_resume(
                 self.run, self.world_size, accept_changes=self.options.accept_changes
             )
@@ -105,6 +115,15 @@ class Leader:
                     fix="start `multitask train` on every node, with the same shared run directory",
                 )
             pause()
+
+    def _compare(self) -> None:
+        """End it before GPUs are paid for where the nodes cannot train together."""
+        # Whoever shows a sign of life has told its facts before.
+        told = {node: self.attempts.facts_of(node) for node in range(self.nodes)}
+        facts = {node: one for node, one in told.items() if one is not None}
+        problems = find_differences(facts, self.needs)
+        if problems:
+            raise InputError("the nodes cannot train together:\n- " + "\n- ".join(problems))
 
     def _others(self, number: int, hurried: Callable[[], bool]) -> list[NodeReport]:
         reports = []

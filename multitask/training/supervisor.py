@@ -17,6 +17,7 @@ from pathlib import Path
 
 from multitask.errors import InputError, MultitaskError
 from multitask.run import Run
+from multitask.training.agreement import Needs, gather_facts
 from multitask.training.attempts import Attempt, Attempts, NodeReport, Ruling
 from multitask.training.command import launch_environment
 from multitask.training.failure import read_failure
@@ -58,6 +59,7 @@ class Supervisor:
         nodes: int = 1,
         node: int = 0,
         world_size: int = 1,
+        needs: Needs | None = None,
         options: Options | None = None,
         on_event: Callable[[Event], None] = lambda _event: None,
         say: Say = lambda _message: None,
@@ -71,6 +73,7 @@ class Supervisor:
             nodes: How many nodes train together.
             node: Which of them this is.
             world_size: How many processes train together on all nodes.
+            needs: What the run needs of every node, beside what all must agree on.
             options: Limits and times.
             on_event: Called with each event of the plugin as it is written.
             say: Called with what a user should know.
@@ -79,7 +82,7 @@ class Supervisor:
         self.options = options or Options()
         self.attempts = Attempts(run)
         self._command, self._on_event, self._say = command, on_event, say
-        self._world_size = world_size
+        self._world_size, self._needs = world_size, needs or Needs()
         self._signals = Interrupts()
         self._log = run.logs
 
@@ -103,6 +106,7 @@ class Supervisor:
             with self._alone(), self._signals:
                 if self.node == 0 and not resume:
                     refuse_trained(self.run)
+                self.attempts.tell_facts(self.node, gather_facts(self.run))
                 with Heartbeat(self.attempts, self.node, self.options.beat):
                     return self._supervise()
         except OSError as error:
@@ -118,7 +122,13 @@ class Supervisor:
         leader = None
         if self.node == 0:
             leader = Leader(
-                self.run, self.nodes, self._world_size, self.options, self._pulses, self._say
+                self.run,
+                self.nodes,
+                self._world_size,
+                self._needs,
+                self.options,
+                self._pulses,
+                self._say,
             )
         newest = self.attempts.newest()
         past = newest.number if newest and self.attempts.ruling(newest.number) else 0
@@ -150,7 +160,7 @@ class Supervisor:
         rank_logs = self.run.logs / f"attempt-{attempt.number}" / f"node-{self.node}"
         resume = None if attempt.resume is None else self.run.model / attempt.resume
         processes = max(1, self._world_size // self.nodes)
-        environment = launch_environment(self.run, attempt, self.node, processes)
+        environment = launch_environment(self.run, attempt, self.node, self.nodes, processes)
         environment[RUN_VARIABLE] = self._name
         follower = EventFollower(self.run.trainer_events, self._on_event)
         watcher = LogWatcher(self._log, (_IMPORT_FAILED, _ABOUT_TO_TRAIN))

@@ -8,16 +8,18 @@ from typing import Any
 
 import yaml
 
-from multitask.cluster import load_cluster
+from multitask.cluster import Cluster, load_cluster
 from multitask.errors import InputError
 from multitask.evaluation.model_key import store_digests
 from multitask.run import Run
 from multitask.runners.axolotl import PLUGIN
 from multitask.runners.deepspeed import require_deepspeed
-from multitask.spec import load_spec
+from multitask.spec import Spec, load_spec
+from multitask.training.agreement import Needs
 from multitask.training.attempts import Attempt
-from multitask.training.command import launch_command, launch_environment, node_of
+from multitask.training.command import launch_command
 from multitask.training.leader import Say
+from multitask.training.nodes import node_environment, nodes_for
 from multitask.training.options import Options
 from multitask.training.process import Event
 from multitask.training.supervisor import Supervisor
@@ -54,27 +56,41 @@ def train(
     _require_axolotl()
     config = require_plugin(run)
     require_deepspeed(config)
-    cluster = load_cluster(load_spec(run.spec).cluster)
-    environment = launch_environment(run)
-    node = node_of(cluster, environment)
+    spec = load_spec(run.spec)
+    cluster = load_cluster(spec.cluster)
+    place = nodes_for(cluster, node_environment())
 
     def command(attempt: Attempt, checkpoint: Path | None, rank_logs: Path) -> list[str]:  # noqa: ARG001
-        return launch_command(run, cluster, environment, resume=checkpoint, rank_logs=rank_logs)
+        return launch_command(run, cluster, place, resume=checkpoint, rank_logs=rank_logs)
 
     supervisor = Supervisor(
         run,
         command,
         nodes=cluster.nodes,
-        node=node,
+        node=place.rank or 0,
         world_size=cluster.world_size,
+        needs=_needs(run, spec, cluster),
         options=options,
         on_event=on_event,
         say=say,
     )
     log = supervisor.supervise(resume=resume)
-    if node == 0:
+    if not place.rank:
         store_digests(run.model)
     return log
+
+
+def _needs(run: Run, spec: Spec, cluster: Cluster) -> Needs:
+    """What the run needs of every node. Nothing of a CPU, whose runs are small."""
+    if cluster.on_cpu:
+        return Needs()
+    from multitask.data.workload import workload_of
+    from multitask.models import model_info
+    from multitask.planning.decide import decide
+
+    model = model_info(spec.model, run.root)
+    quote = decide(spec, model, workload_of(run), refuse=False).estimate
+    return Needs(cluster.gpus_per_node, None if quote is None else quote.checkpoint_gb)
 
 
 def _require_axolotl() -> None:

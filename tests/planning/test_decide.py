@@ -164,7 +164,7 @@ def test_gating_and_few_steps_are_said() -> None:
 
 def test_the_plan_shows_memory_time_and_the_price_s_date() -> None:
     text = plan_section(_decide())
-    for words in ("GB per GPU", "optimizer step", "per GPU and hour (2026-03-21", "expected loss"):
+    for words in ("GB per GPU", "optimizer step", "per GPU and hour (2026-11-28", "expected loss"):
         assert words in text
 
 

@@ -44,14 +44,16 @@ def start(run: Run) -> Iterator[Start]:
     """Start a supervisor of the run; what is left of it ends with the test."""
     started = []
 
-    def begin(node: int = 0, nodes: int = 1, **options: Any) -> subprocess.Popen[str]:
+    def begin(
+        node: int = 0, nodes: int = 1, path: str = "", **options: Any
+    ) -> subprocess.Popen[str]:
         arguments = [str(run.root), str(node), str(nodes), json.dumps(options)]
         process = subprocess.Popen(
             [sys.executable, str(SUPERVISE), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=dict(os.environ) | {"PYTHONPATH": str(ROOT)},
+            env=dict(os.environ) | {"PYTHONPATH": f"{path}:{ROOT}"},
         )
         started.append((process, f"{run.root.resolve()}:{node}"))
         return process

@@ -1,4 +1,4 @@
-"""The launch command of a node."""
+"""The launch commands of a node, read by the launchers' own parsers."""
 
 from __future__ import annotations
 
@@ -8,42 +8,64 @@ from pathlib import Path
 import pytest
 
 from multitask.cluster import load_cluster
-from multitask.errors import InputError
 from multitask.run import Run
-from multitask.training.command import launch_command, launch_environment, usable_cores
+from multitask.runners.accelerate import accelerate_yaml
+from multitask.training.command import (
+    launch_command,
+    launch_environment,
+    torchrun_command,
+    usable_cores,
+)
+from multitask.training.nodes import Nodes
 
-CLUSTER = "3x4-a100-80gb"
+_THREE = load_cluster("3x4-a100-80gb")
+_NODE = Nodes("torchrun", rank=2, master="node0", port=1234)
 
 
-def test_a_node_of_a_cluster_gets_its_rank_and_address(tmp_path: Path) -> None:
-    environment = {"NODE_RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "1234"}
-    command = launch_command(Run(tmp_path), load_cluster(CLUSTER), environment, resume=None)
-    assert command[command.index("--machine_rank") + 1] == "1"
-    assert command[command.index("--main_process_ip") + 1] == "node0"
-    assert command[-2:] == ["axolotl.cli.train", str(tmp_path / "axolotl.yaml")]
+def test_accelerate_understands_rank_address_and_port(tmp_path: Path) -> None:
+    launch = pytest.importorskip("accelerate.commands.launch")
+    run = Run(tmp_path)
+    run.accelerate.write_text(accelerate_yaml(_THREE))
+    command = launch_command(run, _THREE, _NODE)
+    parsed = launch.launch_command_parser().parse_args(command[3:])
+    parsed, _, _ = launch._validate_launch_command(parsed)
+    assert (parsed.machine_rank, parsed.main_process_ip) == (2, "node0")
+    assert (parsed.num_machines, parsed.num_processes, parsed.main_process_port) == (3, 12, 1234)
+    assert parsed.rdzv_backend == "static"
+    assert parsed.training_script == "axolotl.cli.train"
+    assert parsed.training_script_args == [str(tmp_path / "axolotl.yaml")]
+
+
+def test_torchrun_understands_the_same_and_meets_statically(tmp_path: Path) -> None:
+    """With an endpoint and no backend, torchrun and Axolotl would take c10d."""
+    run = pytest.importorskip("torch.distributed.run")
+    command = torchrun_command(Run(tmp_path), _THREE, _NODE)
+    parsed = run.get_args_parser().parse_args(command[3:])
+    assert (parsed.nnodes, parsed.nproc_per_node, parsed.node_rank) == ("3", "4", 2)
+    assert (parsed.rdzv_backend, parsed.rdzv_endpoint, parsed.max_restarts) == ("static", "", 0)
+    assert (parsed.master_addr, parsed.master_port) == ("node0", 1234)
 
 
 def test_a_single_machine_needs_no_environment(tmp_path: Path) -> None:
     checkpoint = tmp_path / "model" / "checkpoint-4"
-    command = launch_command(Run(tmp_path), load_cluster("cpu"), {}, resume=checkpoint)
+    command = launch_command(
+        Run(tmp_path), load_cluster("cpu"), Nodes("torchrun"), resume=checkpoint
+    )
     assert "--machine_rank" not in command
+    assert "--main_process_port" not in command
     assert command[-1] == f"--resume_from_checkpoint={checkpoint}"
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {},
-        {"NODE_RANK": "0"},
-        {"NODE_RANK": "3", "MASTER_ADDR": "a"},
-        {"NODE_RANK": "x", "MASTER_ADDR": "a"},
-    ],
-)
-def test_a_node_that_does_not_know_its_place_is_refused(
-    tmp_path: Path, environment: dict[str, str]
+def test_what_the_user_set_stays_and_other_launches_words_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match="NODE_RANK"):
-        launch_command(Run(tmp_path), load_cluster(CLUSTER), environment, resume=None)
+    """WORLD_SIZE in a plain process makes Axolotl wait for others; RunPod sets it on every node."""
+    monkeypatch.setenv("WANDB_DIR", "/w")
+    monkeypatch.setenv("AXOLOTL_DO_NOT_TRACK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "12")
+    environment = launch_environment(Run(tmp_path))
+    assert (environment["WANDB_DIR"], environment["AXOLOTL_DO_NOT_TRACK"]) == ("/w", "0")
+    assert "WORLD_SIZE" not in environment
 
 
 def test_a_nodes_processes_share_its_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
