@@ -90,12 +90,12 @@ class CheckpointCallback(TrainerCallback):
             return
         wish = 0
         if ranks.rank() == 0:
-            wish |= self._steps_to_next_look(state.global_step) << _FLAGS
-            wish |= _STOP * stop_requested(self.run)
+            wish = _STOP * stop_requested(self.run)
             # The last save is never skipped: Axolotl makes the final model of FSDP from it.
             wants_save = control.should_save and state.global_step < state.max_steps
             if (wants_save or wish) and not self._has_room(args, state):
                 wish |= _SKIP
+            wish |= self._steps_to_next_look(state.global_step) << _FLAGS
         wish = ranks.agree(wish, args.device)
         self._next_look = state.global_step + (wish >> _FLAGS)
         if wish & _STOP:
