@@ -19,7 +19,13 @@ from multitask.estimate.inputs import (
     training_of,
 )
 from multitask.estimate.memory import Memory, activation_bytes, estimate_memory
-from multitask.estimate.step import StepTime, flops_per_token, step_time
+from multitask.estimate.step import (
+    StepTime,
+    flops_per_token,
+    fsdp_groups,
+    gathered_gb,
+    step_time,
+)
 
 __all__ = [
     "Cadence",
@@ -41,7 +47,9 @@ __all__ = [
     "estimate",
     "estimate_memory",
     "flops_per_token",
+    "fsdp_groups",
     "full",
+    "gathered_gb",
     "lora",
     "save_seconds",
     "step_time",

@@ -44,6 +44,10 @@ LAUNCH_SECONDS = 0.8e-3
 """Per decoder layer and pass, whatever the size of the batch: kernel launches and small kernels.
 From the same fit. A forward pass counts once, a backward pass twice."""
 
+GROUP_SECONDS = 0.1e-3
+"""Per collective of an FSDP group: Python hooks, and the latency of a small NCCL collective, of
+which nccl-tests shows 20 to 50 microseconds inside a node and more between nodes. Not measured."""
+
 ADAPTER_FREE_LAUNCH = 0.7
 """The same without LoRA's small matrices beside every linear layer."""
 

@@ -65,8 +65,9 @@ def checkpoint_cadence(
     mtbf_hours: float,
     *,
     longest_minutes: float = LONGEST_INTERVAL_MINUTES,
+    save_steps: int | None = None,
 ) -> Cadence:
-    """The interval between checkpoints that loses least.
+    """The interval between checkpoints that loses least, or what one that is given loses.
 
     T = sqrt(2 * C * MTBF) (Young 1974; Daly 2006, first order). The expected loss is C/T for
     saving and, at every failure, the work since the last save: T/2 on average, and the interval
@@ -77,6 +78,7 @@ def checkpoint_cadence(
         save_seconds: C, the time that training stands still for a save.
         mtbf_hours: Mean time between failures of the whole cluster.
         longest_minutes: A checkpoint at least this often.
+        save_steps: Steps between saves, where they are given.
 
     Raises:
         InputError: A number is not positive.
@@ -85,7 +87,7 @@ def checkpoint_cadence(
         raise InputError("step time, save time and time between failures must be positive")
     mtbf = mtbf_hours * 3600
     best = min(math.sqrt(2 * save_seconds * mtbf), longest_minutes * 60)
-    steps = max(1, math.floor(best / step_seconds))
+    steps = save_steps or max(1, math.floor(best / step_seconds))
     interval = steps * step_seconds
     loss = save_seconds / interval + interval / (2 * mtbf)
     return Cadence(steps, interval / 60, 100 * loss)

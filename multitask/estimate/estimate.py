@@ -7,7 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from multitask.errors import MultitaskError
-from multitask.estimate.assumptions import MTBF_HOURS, STARTUP_MINUTES, WRITE_GB_S
+from multitask.estimate.assumptions import (
+    LONGEST_INTERVAL_MINUTES,
+    MTBF_HOURS,
+    STARTUP_MINUTES,
+    WRITE_GB_S,
+)
 from multitask.estimate.checkpoints import (
     Cadence,
     checkpoint_cadence,
@@ -34,6 +39,8 @@ class Plan:
         method: Name of the method, for tables.
         keep: Checkpoints that stay on disk.
         mtbf_hours: Mean time between failures of the whole cluster.
+        save_steps: Optimizer steps between saves, below 1 a share of all; None: what loses least.
+        max_minutes: A save at least this often, where ``save_steps`` is not given.
         write_gb_s: How fast all nodes together write a checkpoint.
     """
 
@@ -45,6 +52,8 @@ class Plan:
     method: str = ""
     keep: int = 3
     mtbf_hours: float = MTBF_HOURS
+    save_steps: float | None = None
+    max_minutes: float = LONGEST_INTERVAL_MINUTES
     write_gb_s: float = WRITE_GB_S
 
 
@@ -90,7 +99,13 @@ def estimate(plan: Plan) -> Estimate:
     steps = plan.workload.steps(plan.spread.world_size)
     size = checkpoint_gb(plan.training, plan.spread)
     stall = save_seconds(size, write_gb_s=plan.write_gb_s)
-    cadence = checkpoint_cadence(step.total, stall, plan.mtbf_hours)
+    cadence = checkpoint_cadence(
+        step.total,
+        stall,
+        plan.mtbf_hours,
+        longest_minutes=plan.max_minutes,
+        save_steps=_save_steps(plan.save_steps, steps),
+    )
     hours = _hours(steps * step.total, stall, cadence, plan.mtbf_hours)
     why_not = _why_not(memory, plan.machines)
     price = plan.machines.usd_per_hour
@@ -107,6 +122,13 @@ def estimate(plan: Plan) -> Estimate:
         hours=hours,
         usd=None if price is None else hours * price,
     )
+
+
+def _save_steps(wanted: float | None, steps: int) -> int | None:
+    """The interval that is given, in steps: the trainer rounds a share of them up."""
+    if wanted is None:
+        return None
+    return max(1, math.ceil(wanted * steps) if wanted < 1 else round(wanted))
 
 
 def _hours(training: float, stall: float, cadence: Cadence, mtbf_hours: float) -> float:

@@ -11,6 +11,7 @@ from multitask.estimate.assumptions import (
     CPU_ADAM_PARAMETERS_PER_SECOND,
     CPU_TFLOPS,
     GB,
+    GROUP_SECONDS,
     LAUNCH_SECONDS,
     LINK_EFFICIENCY,
     OVERLAP,
@@ -28,7 +29,7 @@ class StepTime:
 
     Attributes:
         compute: Matrix products and attention.
-        launch: Kernel launches and small kernels.
+        launch: Kernel launches and small kernels, and those of many small collectives.
         communication: Collectives, whether hidden or not.
         offload: Transfers to main memory and the update there.
         total: All, with the overlap of compute and communication taken off.
@@ -62,6 +63,7 @@ def step_time(
     passes = 4 if workload.checkpointing else 3
     launch = shape.layers * passes * LAUNCH_SECONDS if machines.gpus_per_node else 0.0
     launch *= 1.0 if training.adapted else ADAPTER_FREE_LAUNCH
+    launch += fsdp_groups(shape, training, spread) * _collectives(spread) * GROUP_SECONDS
     per_pass, per_step = _communication(shape, training, spread, machines)
     offload = _offload(shape, training, spread, machines, workload)
     busy = compute + launch
@@ -100,6 +102,33 @@ def flops_per_token(shape: ModelShape, training: Training, workload: Workload) -
     return matmul + attention * (1 + 2.5 + again)
 
 
+def fsdp_groups(shape: ModelShape, training: Training, spread: Spread) -> int:
+    """Groups of parameters that FSDP2 gathers and reduces one by one; 0 without FSDP.
+
+    One a layer and one for the rest; and each of an adapter's two matrices is a group of its own
+    (``axolotl/monkeypatch/accelerate/fsdp2.py``, ``_process_lora_module_for_fsdp``).
+    """
+    if spread.sharding not in ("fsdp", "hsdp"):
+        return 0
+    return shape.layers + 1 + 2 * sum(linear.count for linear in training.adapted)
+
+
+def gathered_gb(shape: ModelShape, training: Training, spread: Spread, workload: Workload) -> float:
+    """Weights in GB that an optimizer step brings to each GPU: forward and backward, each pass."""
+    if not spread.shards_weights:
+        return 0.0
+    return 2 * workload.accumulation * _gathered(shape, training) / GB
+
+
+def _gathered(shape: ModelShape, training: Training) -> float:
+    return frozen_bytes(shape, training) + (0.0 if training.frozen_base else training.trainable * 2)
+
+
+def _collectives(spread: Spread) -> int:
+    """Of a group in a pass: gathered twice, reduced, and summed between the copies."""
+    return 4 if spread.replicate > 1 else 3
+
+
 def _communication(
     shape: ModelShape, training: Training, spread: Spread, machines: Machines
 ) -> tuple[float, float]:
@@ -115,7 +144,7 @@ def _communication(
         seconds = _seconds(2 * learns * (world - 1) / world, world, machines)
         every_pass = spread.sharding == "ddp" and spread.sync_each_batch
         return (seconds, 0.0) if every_pass else (0.0, seconds)
-    base = frozen_bytes(shape, training) + (0.0 if training.frozen_base else learns)
+    base = _gathered(shape, training)
     share = (spread.shard - 1) / spread.shard
     # Weights are gathered for the forward and again for the backward pass.
     gather = _seconds(2 * base * share, spread.shard, machines)

@@ -19,7 +19,7 @@ from multitask.cluster import (
 from multitask.data.prepare import uses_alpaca
 from multitask.data.workload import Workload
 from multitask.errors import InputError
-from multitask.estimate import Estimate, Row, checkpoint_cadence, compare, estimate, save_seconds
+from multitask.estimate import Estimate, Row, compare, estimate
 from multitask.models import ModelInfo
 from multitask.planning.quote import NOMINAL, plan_of
 from multitask.planning.sequence import SequenceLength, choose_sequence_len
@@ -129,6 +129,7 @@ def decide(
         save=_save(draft, quote),
         workload=workload,
         estimate=quote,
+        unsharded=_unsharded(draft, topology, batch, recompute),
         warnings=_warnings(draft, quote),
     )
 
@@ -184,6 +185,18 @@ def _recompute(draft: _Draft, topology: Topology, batch: Batch) -> bool:
     return quote is None or quote.memory.total > _ROOM * memory
 
 
+def _unsharded(draft: _Draft, topology: Topology, batch: Batch, recompute: bool) -> Estimate | None:
+    """What the run would need under DDP, where FSDP shards what fits every GPU anyway."""
+    if not topology.sharding.is_fsdp or topology.cpu_offload:
+        return None
+    try:
+        ddp = choose_topology("ddp", draft.cluster, possible=draft.method.shardings)
+    except InputError:
+        return None
+    quote = draft.quote(ddp, batch.micro, batch.accumulation, recompute=recompute)
+    return quote if quote is not None and quote.fits else None
+
+
 def _save(draft: _Draft, quote: Estimate | None) -> SavePlan:
     """When to save: as the spec says, else by step time, stall and failures."""
     wanted = draft.spec.checkpoint
@@ -191,12 +204,7 @@ def _save(draft: _Draft, quote: Estimate | None) -> SavePlan:
         return SavePlan(wanted.save_steps, "as the spec says")
     if quote is None or draft.cluster.on_cpu:
         return SavePlan(0.1, "ten times in the run, since the step time is not known")
-    cadence = checkpoint_cadence(
-        quote.step.total,
-        save_seconds(quote.checkpoint_gb),
-        wanted.mtbf_hours,
-        longest_minutes=wanted.max_minutes,
-    )
+    cadence = quote.cadence
     steps = cadence.save_steps
     # A short run is saved once on its way as well.
     steps = min(steps, max(1, quote.steps // 2))

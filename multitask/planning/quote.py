@@ -76,6 +76,8 @@ def plan_of(
         method=method.name,
         keep=spec.checkpoint.keep,
         mtbf_hours=spec.checkpoint.mtbf_hours,
+        save_steps=spec.axolotl.get("save_steps", spec.checkpoint.save_steps),
+        max_minutes=spec.checkpoint.max_minutes,
     )
 
 

@@ -43,6 +43,7 @@ class Setup:
         save: When checkpoints are written.
         workload: Rows and tokens; None before the data is read.
         estimate: What it needs and costs; None where the model's sizes are not known.
+        unsharded: What it would need under DDP, where it is sharded and would fit; else None.
         warnings: What the user should look at.
     """
 
@@ -59,6 +60,7 @@ class Setup:
     save: SavePlan
     workload: Workload | None = None
     estimate: Estimate | None = None
+    unsharded: Estimate | None = None
     warnings: tuple[str, ...] = ()
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multitask.estimate import Estimate, Row
+from multitask.estimate import Estimate, Row, fsdp_groups, gathered_gb
 from multitask.planning.setup import Setup
 
 HEADER = (
@@ -67,6 +67,7 @@ def plan_section(setup: Setup) -> str:
         f"- cluster: {cluster.description}; method: {setup.method.description}",
         f"- sharding: {topology.sharding} ({topology.reason})"
         + (", offloaded to main memory" if topology.cpu_offload else ""),
+        *_without_sharding(setup),
         f"- sequence_len: {setup.sequence.tokens} ({setup.sequence.reason})",
         f"- batch: {cluster.world_size} x {batch.micro} x {batch.accumulation} = "
         f"{batch.global_size} sequences per optimizer step" + _rows(setup),
@@ -78,6 +79,24 @@ def plan_section(setup: Setup) -> str:
     if setup.warnings:
         lines += ["", "Notes:", *(f"- {warning}" for warning in setup.warnings)]
     return "\n".join(lines) + "\n"
+
+
+def _without_sharding(setup: Setup) -> Sequence[str]:
+    """What `sharding: ddp` would gain: a model that fits every GPU need not be gathered."""
+    found, ddp = setup.estimate, setup.unsharded
+    if found is None or ddp is None or ddp.step.total >= found.step.total:
+        return []
+    plan = found.plan
+    gathered = gathered_gb(plan.shape, plan.training, plan.spread, plan.workload)
+    groups = fsdp_groups(plan.shape, plan.training, plan.spread)
+    usd = "" if ddp.usd is None else f" and ${ddp.usd:,.2f}"
+    line = (
+        f"- `sharding: ddp` would fit too, with {ddp.memory.total:.1f} GB per GPU: a step of about "
+        f"{ddp.step.total:.2f} s, {ddp.hours:.1f} h{usd}, against {found.step.total:.2f} s and "
+        f"{found.hours:.1f} h; sharded, each step gathers {gathered:.0f} GB of weights on every "
+        f"GPU, in {groups} groups"
+    )
+    return [line]
 
 
 def _rows(setup: Setup) -> str:

@@ -240,3 +240,46 @@ def test_too_few_steps_come_with_the_epochs_that_make_enough() -> None:
     assert not any("optimizer steps" in w for w in enough.warnings)
     fewer = _decide(workload=work, epochs=epochs - 1)
     assert any("optimizer steps" in w for w in fewer.warnings)
+
+
+def test_what_ddp_would_gain_is_said_and_fsdp_stays_the_default() -> None:
+    """8B parameters with LoRA: 2 x 32 layers x 7 linears are groups of their own, and 32 + 1."""
+    setup = _decide()
+    assert setup.topology.sharding == "hsdp"
+    plan = plan_section(setup)
+    assert "`sharding: ddp` would fit too" in plan
+    assert "gathers 32 GB of weights on every GPU, in 481 groups" in plan
+    chosen = _decide(sharding="ddp")
+    assert setup.unsharded is not None
+    assert chosen.estimate is not None
+    assert setup.unsharded.step == chosen.estimate.step
+    assert setup.unsharded.memory == chosen.estimate.memory
+    assert "would fit too" not in plan_section(chosen)
+
+
+def test_ddp_is_not_named_where_it_does_not_fit() -> None:
+    assert _decide(_70B).unsharded is None
+
+
+def test_the_specs_cadence_counts_in_hours_and_dollars() -> None:
+    work = Workload(2_000_000, 2_000, 80.0, 300, counted=True)
+    free, often, share, minutes, engine = (
+        _decide(workload=work, method="full", **more).estimate
+        for more in (
+            {},
+            {"checkpoint": {"save_steps": 5}},
+            {"checkpoint": {"save_steps": 0.1}},
+            {"checkpoint": {"max_minutes": 2}},
+            {"axolotl": {"save_steps": 5}},
+        )
+    )
+    assert free is not None
+    assert often is not None
+    assert share is not None
+    assert minutes is not None
+    assert engine is not None
+    assert often.cadence.save_steps == engine.cadence.save_steps == 5
+    assert often.hours == engine.hours > 2 * free.hours
+    assert share.cadence.save_steps == -(-share.steps // 10)
+    assert minutes.cadence.minutes <= 2
+    assert minutes.hours > free.hours
