@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python -m
 # installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
 TORCH := torch==2.13.0
 
-.PHONY: help install quickstart test test-fast methods kill-sweep rehearsal gpu-proof lint format schema benchmark-from-scratch clean
+.PHONY: help install quickstart test test-fast methods kill-sweep rehearsal cloud gpu-proof lint format schema benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
@@ -26,7 +26,7 @@ quickstart: $(VENV)/.installed  ## Data, training, scoring and report on a toy, 
 	$(VENV)/bin/multitask quickstart
 
 # Tests start several processes at once, whose threads would fight for few cores.
-test test-fast methods kill-sweep rehearsal: export OMP_NUM_THREADS := 1
+test test-fast methods kill-sweep rehearsal cloud: export OMP_NUM_THREADS := 1
 
 test: $(VENV)/.installed  ## All tests, with a real Axolotl training
 	$(RUN) pytest
@@ -44,6 +44,9 @@ rehearsal: $(VENV)/.installed  ## Rehearse the 3x4 cluster on this machine, with
 	rm -rf runs/rehearsal
 	$(VENV)/bin/multitask build-config configs/examples/default.yaml --sample --no-validate --out runs/rehearsal
 	$(VENV)/bin/multitask rehearse runs/rehearsal --kill node:1@step:5
+
+cloud: $(VENV)/.installed  ## dstack's commands on three CPU nodes, one killed, all started again
+	$(RUN) pytest -m 'slow or not slow' tests/test_cloud.py
 
 lint: $(VENV)/.installed  ## ruff, mypy --strict, shellcheck, hadolint
 	$(RUN) ruff check .

@@ -54,7 +54,7 @@ def _interfaces(subject: Subject, environment: Mapping[str, str]) -> list[Check]
             checks.append(_interface(variable, value, names))
         elif several and "RUNPOD_POD_ID" in environment and "ens1" in names:
             text = "not set; RunPod's nodes reach each other over ens1 alone"
-            fix = f"export {variable}=ens1, or start with launch/runpod.sh"
+            fix = f"export {variable}=ens1, or start with `multitask train`, which sets it"
             checks.append(problem(GROUP, variable, text, fix))
         elif several:
             checks.append(ok(GROUP, variable, "not set; the library chooses"))

@@ -227,10 +227,18 @@ def rental_files(setup: Setup, root: Path) -> dict[str, str]:
         return {}
     entries = sorted(path.name for path in root.iterdir())
     rental = Rental(setup, gpu, entries, run_folder(root, setup.spec.name))
-    files = {"dstack.yml": _dstack(rental), "sky.yml": _sky(rental)}
+    several = setup.cluster.nodes > 1
+    files = {
+        "dstack.yml": _dstack(rental),
+        "dstack-fleet.yml": _dstack_fleet(rental, rental.name, setup.cluster.nodes),
+        "sky.yml": _sky(rental),
+    }
     if rental.on_runpod:
         files["dstack-volume.yml"] = _dstack_volume(rental)
         files["dstack-fetch.yml"] = _dstack_fetch(rental)
+        if several:
+            fleet = _dstack_fleet(rental, f"{rental.name}-fetch", 1)
+            files["dstack-fetch-fleet.yml"] = fleet
     return files
 
 
@@ -240,10 +248,7 @@ def _dstack(rental: Rental) -> str:
     keys: dict[str, Any] = {"type": "task", "name": rental.name}
     if several:
         keys["nodes"] = cluster.nodes
-    if rental.on_runpod:
-        keys["backends"] = ["runpod"]
-    elif _is_four_a100(rental):
-        keys["backends"] = ["gcp", "azure"]
+    keys |= _backends(rental)
     keys["image"] = rental.image
     if not rental.on_runpod:
         keys["privileged"] = True
@@ -270,13 +275,12 @@ def _dstack(rental: Rental) -> str:
     if rental.node_price is not None:
         keys["max_price"] = rental.node_price
     keys["utilization_policy"] = {"min_gpu_utilization": 5, "time_window": _IDLE}
-    where = "the volume, then the run" if rental.on_runpod else "the run"
-    volume = "launch/dstack-volume.yml" if rental.on_runpod else ""
-    start = ["  start:   " + _apply(name) for name in filter(None, (volume, "launch/dstack.yml"))]
+    once = ["dstack-fleet.yml", *(["dstack-volume.yml"] if rental.on_runpod else [])]
     lines = [
         f"Rents {cluster.description} with dstack, trains, evaluates and ends the rental.",
-        f"Start {where}, in this run's folder (dstack shows prices and asks):",
-        *start,
+        "In this run's folder (dstack shows prices and asks):",
+        *(f"  once:    {_apply(name)}" for name in once),
+        f"  start:   {_apply('dstack.yml')}",
         f"  stop:    dstack stop {rental.name}            (saves a checkpoint; start goes on)",
         *_fetch_lines(rental),
         f"It costs at most {rental.most} each time it is started. max_price is of one node.",
@@ -348,6 +352,25 @@ _MOUNT = (
 )
 
 
+def _dstack_fleet(rental: Rental, name: str, nodes: int) -> str:
+    """The fleet without which dstack rents nothing; several nodes need one of a cluster."""
+    keys: dict[str, Any] = {"type": "fleet", "name": name, "nodes": f"0..{nodes}"}
+    if nodes > 1:
+        keys["placement"] = "cluster"
+    keys |= _backends(rental) | {"idle_duration": "5m"}
+    lines = [
+        f"Lets dstack rent up to {nodes} node{'s' * (nodes > 1)} for runs of this project.",
+        "It rents none by itself, and gives back one that idles for five minutes.",
+    ]
+    return _comment(lines) + _dump(keys)
+
+
+def _backends(rental: Rental) -> dict[str, Any]:
+    if rental.on_runpod:
+        return {"backends": ["runpod"]}
+    return {"backends": ["gcp", "azure"]} if _is_four_a100(rental) else {}
+
+
 def _dstack_volume(rental: Rental) -> str:
     keys = {
         "type": "volume",
@@ -382,7 +405,7 @@ def _dstack_fetch(rental: Rental) -> str:
     return _comment(
         [
             "A machine without GPUs beside the volume, for two hours at most, to fetch results:",
-            *(line.removeprefix("  fetch:   ") for line in _fetch_lines(rental)),
+            *(line.replace("fetch:   ", "", 1) for line in _fetch_lines(rental)),
             f"  dstack stop {rental.name}-fetch",
         ]
     ) + _dump(keys)
@@ -392,11 +415,13 @@ def _fetch_lines(rental: Rental) -> list[str]:
     if not rental.on_runpod:
         return [f"  fetch:   {rental.root.removeprefix(VOLUME + '/')} on your share"]
     tar = f"ssh {rental.name}-fetch tar -C {rental.root} --exclude='checkpoint-*' -c ."
-    return [f"  fetch:   {_apply('launch/dstack-fetch.yml')} -d", f"           {tar} | tar -x"]
+    several = rental.setup.cluster.nodes > 1
+    files = [*(["dstack-fetch-fleet.yml"] if several else []), "dstack-fetch.yml -d"]
+    return [*(f"  fetch:   {_apply(file)}" for file in files), f"  fetch:   {tar} | tar -x"]
 
 
-def _apply(path: str) -> str:
-    return f"dstack apply -f {path}"
+def _apply(file: str) -> str:
+    return f"dstack apply -f launch/{file}"
 
 
 def _needed(rental: Rental) -> list[str]:

@@ -126,6 +126,15 @@ def test_runpod_rents_clusters_of_eight_and_others_the_rest(written: Written) ->
     volume = written.of(_EIGHT_A100, "dstack-volume.yml")
     assert (volume["type"], volume["backend"]) == ("volume", "runpod")
     assert eight["volumes"] == [{"name": volume["name"], "path": "/workspace/data"}]
+    # Several nodes are rented in a fleet of a cluster alone (server/services/runs/plan.py).
+    fleet = written.of(_EIGHT_A100, "dstack-fleet.yml")
+    assert (fleet["type"], fleet["placement"], fleet["backends"]) == (
+        "fleet",
+        "cluster",
+        ["runpod"],
+    )
+    assert fleet["nodes"] == {"min": 0, "max": 2}
+    assert written.of("1x8-a100-80gb", "dstack-fleet.yml")["placement"] is None
     four = written.of(_FOUR_A100, "dstack.yml")
     assert four["backends"] == ["gcp", "azure"]
     assert four["volumes"] == []
