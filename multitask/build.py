@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -21,14 +22,14 @@ from multitask.planning.table import plan_section
 from multitask.run import Run, staged
 from multitask.runners.accelerate import accelerate_yaml
 from multitask.runners.axolotl import axolotl_file
-from multitask.runners.checks import check_config
+from multitask.runners.checks import check_config, plan_of
 from multitask.runners.deepspeed import (
     INSTALL,
     check_deepspeed,
     deepspeed_installed,
     deepspeed_json,
 )
-from multitask.runners.finding import refuse
+from multitask.runners.finding import Finding, refuse
 from multitask.runners.launch import launch_scripts
 from multitask.runners.rent import find_gpu, rental_files
 from multitask.runners.template_checks import check_template
@@ -114,14 +115,32 @@ def build_config(
 
 def _check(setup: Setup) -> tuple[str, ...]:
     """Check the configuration without Axolotl; the warnings."""
-    findings = check_config(
-        axolotl_file(setup).config,
-        on_cpu=setup.cluster.on_cpu,
-        world_size=setup.cluster.world_size,
-        compute_capability=setup.cluster.compute_capability,
-        model_type=setup.model.model_type,
-    )
-    return tuple(str(warning) for warning in refuse(findings, where="key 'axolotl'"))
+    spec = setup.spec
+    findings = check_config(plan_of(setup))
+    mine = [finding for finding in findings if _root(finding) not in spec.axolotl]
+    theirs = [finding for finding in findings if _root(finding) in spec.axolotl]
+    warnings = refuse(theirs, where="key 'axolotl'") + refuse(map(_in_spec, mine), where="the spec")
+    return tuple(str(warning) for warning in warnings)
+
+
+def _root(finding: Finding) -> str:
+    return re.split(r"[.\[]", finding.where, maxsplit=1)[0]
+
+
+# The spec's names of keys of ours.
+_SPEC_KEYS = {
+    "num_epochs": "epochs",
+    "save_steps": "checkpoint.save_steps",
+    "save_total_limit": "checkpoint.keep",
+    "base_model": "model",
+}
+
+
+def _in_spec(finding: Finding) -> Finding:
+    """A finding about a key of ours, with the spec's name of it."""
+    root = _root(finding)
+    where = finding.where.removeprefix("multitask.")
+    return replace(finding, where=_SPEC_KEYS.get(root, where))
 
 
 def _with_its_cluster(spec: Spec, run: Run) -> Spec:

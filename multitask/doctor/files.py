@@ -120,7 +120,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _configuration(run: Run, subject: Subject) -> Iterator[Check]:
     """``axolotl.yaml`` against the traps we know, and against what the spec gives."""
     from multitask.runners.axolotl import axolotl_file
-    from multitask.runners.checks import check_config
+    from multitask.runners.checks import check_config, plan_of
+    from multitask.scoring.chat import TEMPLATE_FILE
     from multitask.training.train import require_plugin
 
     name, setup = "axolotl.yaml", subject.setup
@@ -132,13 +133,7 @@ def _configuration(run: Run, subject: Subject) -> Iterator[Check]:
         return
     if setup is None:
         return
-    findings = check_config(
-        config,
-        on_cpu=setup.cluster.on_cpu,
-        world_size=setup.cluster.world_size,
-        compute_capability=setup.cluster.compute_capability,
-        model_type=setup.model.model_type,
-    )
+    findings = check_config(plan_of(setup, config))
     for finding in findings:
         make = problem if finding.severity == "error" else warning
         yield make(GROUP, f"{name}: {finding.where}", finding.what, finding.fix)
@@ -147,7 +142,13 @@ def _configuration(run: Run, subject: Subject) -> Iterator[Check]:
     for values in (planned, now):  # a model in the run: one of the two has its whole path
         if (run.root / str(values.get("base_model"))).is_dir():
             values["base_model"] = str((run.root / values["base_model"]).resolve())
-    keys = sorted(key for key in {*planned, *now} if planned.get(key) != now.get(key))
+    # The build reads these off the tokenizer, where it has it.
+    of_tokenizer = {"eot_tokens"} - set(setup.spec.axolotl)
+    if now.get("chat_template_jinja") == TEMPLATE_FILE:
+        of_tokenizer |= {"chat_template", "chat_template_jinja"}
+    keys = sorted(
+        key for key in {*planned, *now} - of_tokenizer if planned.get(key) != now.get(key)
+    )
     if keys:
         shown = ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
         text = f"spec.yaml gives other values now for {shown}: one of the two was edited"

@@ -16,6 +16,7 @@ from multitask.models import model_info
 from multitask.rehearsal.checklist import Check, Checklist, fail
 from multitask.run import Run
 from multitask.runners.checks import check_config
+from multitask.runners.plan import Plan
 
 _ROWS_PER_TASK = 200
 # Folders that machines do not share as a rule.
@@ -53,11 +54,14 @@ def check_files(
 def _configuration(check: Check, run: Run, config: Mapping[str, Any], cluster: Cluster) -> None:
     info = model_info(str(config.get("base_model", "")), run.root)
     findings = check_config(
-        dict(config),
-        on_cpu=cluster.on_cpu,
-        world_size=cluster.world_size,
-        compute_capability=cluster.compute_capability,
-        model_type=info.model_type,
+        Plan(
+            dict(config),
+            on_cpu=cluster.on_cpu,
+            world_size=cluster.world_size,
+            compute_capability=cluster.compute_capability,
+            model_type=info.model_type,
+            model=info,
+        )
     )
     errors = [str(finding) for finding in findings if finding.severity == "error"]
     if errors:

@@ -9,52 +9,66 @@ from __future__ import annotations
 
 from typing import Any
 
-from multitask.runners import distributed_checks, run_checks
+from multitask.planning.setup import Setup
+from multitask.runners import distributed_checks, model_checks, run_checks, value_checks
+from multitask.runners.axolotl import axolotl_file
 from multitask.runners.finding import Finding
 from multitask.runners.plan import Plan
 from multitask.runners.schema import check_schema
 
+RULES = (
+    *run_checks.RULES,
+    *distributed_checks.RULES,
+    *model_checks.RULES,
+    *value_checks.RULES,
+)
 
-def check_traps(
-    config: dict[str, Any],
-    *,
-    on_cpu: bool,
-    world_size: int,
-    compute_capability: str | None = None,
-    model_type: str | None = None,
-) -> list[Finding]:
-    """Check a whole Axolotl configuration against its target.
+
+def plan_of(setup: Setup, config: dict[str, Any] | None = None) -> Plan:
+    """A setup as the checks see it.
 
     Args:
-        config: The configuration as it will be written, the user's keys merged in.
-        on_cpu: Whether the training has no GPU.
-        world_size: Processes that train together.
-        compute_capability: As CUDA names it, ``sm_80``.
-        model_type: The model's ``model_type`` in its config.json.
+        setup: What was decided.
+        config: The content of axolotl.yaml; default: what the setup gives.
+    """
+    file, work = axolotl_file(setup), setup.workload
+    whole = file.config if config is None else config
+    per_sequence = 1.0
+    if work is not None and whole.get("sample_packing"):
+        per_sequence = work.rows_per_sequence(setup.sequence.tokens)
+    return Plan(
+        whole,
+        on_cpu=setup.cluster.on_cpu,
+        world_size=setup.cluster.world_size,
+        compute_capability=setup.cluster.compute_capability,
+        model_type=setup.model.model_type,
+        model=setup.model,
+        method=setup.method,
+        own=frozenset(file.own),
+        rows=None if work is None else work.rows,
+        longest=work.longest if work is not None and work.counted else None,
+        sequences=None if work is None else work.rows / per_sequence,
+    )
+
+
+def check_traps(plan: Plan) -> list[Finding]:
+    """Check a whole Axolotl configuration against its target.
 
     Returns:
-        Findings; errors are what would fail, or silently train something else.
+        Findings, at most one a key and severity; errors are what would fail, or silently train
+        something else.
     """
-    plan = Plan(config, on_cpu, world_size, compute_capability, model_type)
-    rules = (*run_checks.RULES, *distributed_checks.RULES)
-    return [finding for rule in rules for finding in rule(plan)]
+    found = [finding for rule in RULES for finding in rule(plan)]
+    errors = {finding.where for finding in found if finding.severity == "error"}
+    kept: dict[tuple[str, str], Finding] = {}
+    for finding in found:
+        if finding.severity == "error" or finding.where not in errors:
+            kept.setdefault((finding.where, finding.severity), finding)
+    return list(kept.values())
 
 
-def check_config(
-    config: dict[str, Any],
-    *,
-    on_cpu: bool,
-    world_size: int,
-    compute_capability: str | None = None,
-    model_type: str | None = None,
-) -> list[Finding]:
+def check_config(plan: Plan) -> list[Finding]:
     """:func:`check_traps` and the schema, with one finding per key where both have one."""
-    traps = check_traps(
-        config,
-        on_cpu=on_cpu,
-        world_size=world_size,
-        compute_capability=compute_capability,
-        model_type=model_type,
-    )
+    traps = check_traps(plan)
     told = {finding.where for finding in traps if finding.severity == "error"}
-    return [f for f in check_schema(config) if f.where not in told] + traps
+    return [f for f in check_schema(plan.config) if f.where not in told] + traps

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from multitask.cluster import Method
+from multitask.models import ModelInfo
+
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 """Axolotl's fused LoRA kernels, which turn themselves on unless one of these keys is given."""
+
+
+def number_of(value: Any) -> float | None:
+    """A value as the number that pydantic takes it for; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,12 @@ class Plan:
         world_size: Processes that train together.
         compute_capability: As CUDA names it, ``sm_80``; None when not known.
         model_type: The model's ``model_type`` in its config.json; None when not known.
+        model: What else is known of the model; None for nothing.
+        method: What learns, as the spec chose it; None when not known.
+        own: Top-level keys that the user wrote.
+        rows: Rows in one pass over the mixture; None before the data is read.
+        longest: Tokens of the longest row; None likewise.
+        sequences: Sequences in one pass, several rows in each where they are packed.
     """
 
     config: dict[str, Any]
@@ -27,6 +47,24 @@ class Plan:
     world_size: int
     compute_capability: str | None = None
     model_type: str | None = None
+    model: ModelInfo | None = None
+    method: Method | None = None
+    own: frozenset[str] = frozenset()
+    rows: int | None = None
+    longest: int | None = None
+    sequences: float | None = None
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps of the whole run, as the final configuration has them."""
+        most = number_of(self.get("max_steps"))
+        if most is not None and most >= 1:
+            return int(most)
+        keys = ("micro_batch_size", "gradient_accumulation_steps", "num_epochs")
+        micro, accumulation, epochs = (number_of(self.get(key)) or 1.0 for key in keys)
+        if self.sequences is None or not 0 < micro * accumulation * epochs < math.inf:
+            return None
+        return max(1, math.ceil(self.sequences / (self.world_size * micro * accumulation) * epochs))
 
     def get(self, key: str) -> Any:
         """A top-level value, None when unset."""

@@ -14,7 +14,7 @@ from multitask.planning.decide import decide
 from multitask.planning.setup import Setup
 from multitask.planning.table import plan_section
 from multitask.runners.axolotl import axolotl_file
-from multitask.runners.checks import check_config
+from multitask.runners.checks import check_config, plan_of
 from multitask.spec import Spec
 
 _1B = "meta-llama/Llama-3.2-1B-Instruct"
@@ -67,7 +67,7 @@ def test_every_sharding_makes_a_sound_configuration(
     config = axolotl_file(setup).config
     assert ("fsdp_config" in config) == (sharding in ("fsdp", "hsdp"))
     assert ("deepspeed" in config) == sharding.startswith("zero")
-    findings = check_config(config, on_cpu=False, world_size=12, compute_capability="sm_80")
+    findings = check_config(plan_of(setup))
     assert [f for f in findings if f.severity == "error"] == []
 
 

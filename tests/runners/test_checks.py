@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from multitask.cluster import Cluster, load_cluster
+from multitask.cluster import load_cluster
 from multitask.errors import InputError
 from multitask.models import model_info
 from multitask.planning.decide import decide
+from multitask.planning.setup import Setup
 from multitask.resources import config_names
-from multitask.runners.axolotl import axolotl_file
-from multitask.runners.checks import check_config, check_traps
+from multitask.runners.checks import check_config, check_traps, plan_of
+from multitask.runners.plan import Plan
 from multitask.runners.run_checks import NO_FLASH_ATTENTION, NO_POSITIONS
 from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.spec import Spec
@@ -26,12 +27,11 @@ _LIGER = "axolotl.integrations.liger.LigerPlugin"
 _OURS = "multitask.plugin.MultitaskPlugin"
 
 
-def _shipped(cluster: str, method: str) -> tuple[dict[str, Any], Cluster]:
+def _shipped(cluster: str, method: str) -> Setup:
     spec = Spec.model_validate(
         {"model": "a/b", "tasks": ["banking77"], "cluster": cluster, "method": method}
     )
-    where = load_cluster(cluster)
-    return axolotl_file(decide(spec, _LLAMA, refuse=False)).config, where
+    return decide(spec, _LLAMA, refuse=False)
 
 
 def _base(*, lora: bool = True, fsdp: bool = True) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def _check(config: dict[str, Any], **target: Any) -> list[tuple[str, str]]:
         "compute_capability": "sm_80",
         "model_type": "llama",
     }
-    return [(f.where, f.severity) for f in check_traps(config, **(default | target))]
+    return [(f.where, f.severity) for f in check_traps(Plan(config, **(default | target)))]
 
 
 def test_the_base_of_these_tests_walks_into_none() -> None:
@@ -300,7 +300,7 @@ def test_a_trap_is_found(name: str) -> None:
 def test_a_fix_says_what_to_do(name: str) -> None:
     trap = TRAPS[name]
     target: dict[str, Any] = {"on_cpu": False, "world_size": 12} | trap.target
-    for finding in check_traps(trap.config(), **target):
+    for finding in check_traps(Plan(trap.config(), **target)):
         assert finding.what
         assert not finding.what.endswith(".")
         assert finding.fix
@@ -345,14 +345,7 @@ def test_axolotl_refuses_what_is_noted(
 @pytest.mark.parametrize("cluster", config_names("clusters"))
 @pytest.mark.parametrize("method", config_names("methods"))
 def test_what_we_write_has_no_error(cluster: str, method: str) -> None:
-    config, where = _shipped(cluster, method)
-    findings = check_config(
-        config,
-        on_cpu=where.on_cpu,
-        world_size=where.world_size,
-        compute_capability=where.compute_capability,
-        model_type="llama",
-    )
+    findings = check_config(plan_of(_shipped(cluster, method)))
     errors = [str(finding) for finding in findings if finding.severity == "error"]
     assert errors == []
 
@@ -360,7 +353,7 @@ def test_what_we_write_has_no_error(cluster: str, method: str) -> None:
 def test_a_key_is_named_once() -> None:
     """A trap says more than the schema: that weights belong into the spec."""
     config = _base() | {"datasets": [_DATA | {"weight": 2}]}
-    (finding,) = check_config(config, on_cpu=False, world_size=12)
+    (finding,) = check_config(Plan(config, on_cpu=False, world_size=12))
     assert "mixture.weights" in finding.fix
 
 
@@ -382,7 +375,7 @@ def test_hybrid_sharding_over_the_cluster_is_fine() -> None:
 def test_odd_values_do_not_crash() -> None:
     for key in _base():
         for value in (None, "x", 3, [], {}, [None]):
-            check_config(_base() | {key: value}, on_cpu=False, world_size=12)
+            check_config(Plan(_base() | {key: value}, on_cpu=False, world_size=12))
 
 
 def test_the_models_without_positions_are_transformers() -> None:

@@ -14,7 +14,7 @@ from multitask.models import families, model_info
 from multitask.planning.decide import decide
 from multitask.resources import config_names
 from multitask.runners.axolotl import axolotl_file
-from multitask.runners.checks import check_config
+from multitask.runners.checks import check_config, plan_of
 from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.spec import Spec
 
@@ -47,13 +47,7 @@ def test_all_combinations_make_a_file_or_a_reason() -> None:
                     continue
                 outcomes["made"] += 1
                 file = axolotl_file(setup)
-                findings = check_config(
-                    file.config,
-                    on_cpu=setup.cluster.on_cpu,
-                    world_size=setup.cluster.world_size,
-                    compute_capability=setup.cluster.compute_capability,
-                    model_type=info.model_type,
-                )
+                findings = check_config(plan_of(setup))
                 errors = [finding for finding in findings if finding.severity == "error"]
                 assert not errors, (model, method, cluster, errors)
                 if outcomes["made"] % 50 == 0:  # parsing is slow

@@ -1,0 +1,492 @@
+"""The rules of :mod:`multitask.runners.checks` about values that train, and ruin what is trained.
+
+Ranges and what keys need to have an effect are in :mod:`multitask.runners.value_table`; here are
+the rules in which two values meet, or a value and the run's length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from multitask.runners.finding import Finding
+from multitask.runners.plan import Plan, number_of
+from multitask.runners.value_table import LIMITS, NEEDS, REFUSED, numbers
+
+# How far a learning rate may be from the method's, either way: doubtful, and hopeless.
+_DOUBTFUL, _HOPELESS = 10.0, 100.0
+# Rates of other optimizers than Adam, as multiples of Adam's: their own papers' and examples'.
+_RATES = {"sgd": 1000.0, "muon": 100.0, "adafactor": 10.0, "dion": 10.0, "prodigy": 1000.0}
+_WIDE = 4096.0
+_SCHEDULE_NEEDS = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
+# Optimizers that another package brings (transformers/trainer_optimizer.py, Axolotl's builder).
+_PACKAGES = {
+    "galore": "galore-torch", "q_galore": "q-galore-torch", "lomo": "lomo-optim",
+    "adalomo": "lomo-optim", "grokadamw": "grokadamw", "apollo": "apollo-torch",
+    "flash_": "flashoptim", "anyprecision": "torchdistx", "adamw_torch_xla": "torch_xla",
+    "adamw_torch_npu_fused": "torch_npu",
+}  # fmt: skip
+_HALF = ("bf16", "bfloat16", "fp16", "float16")
+
+
+def shown(value: float) -> str:
+    """A number for a message."""
+    return f"{value:g}"
+
+
+def _ranges(plan: Plan) -> Iterator[Finding]:
+    for key, limits in LIMITS.items():
+        value = plan.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            yield Finding(f"{str(value).lower()} is no number", key, f"use {shown(limits.use)}")
+            continue
+        number = number_of(value)
+        if number is None or not math.isfinite(number):
+            continue  # the schema, or the rule below, says so
+        if not limits.holds(number):
+            bound = limits.low if number <= limits.low else limits.high
+            exclusive = limits.above if bound == limits.low else limits.below
+            near = limits.use if exclusive or not math.isfinite(bound) else bound
+            side = "more than" if bound == limits.low and limits.above else "at least"
+            if bound == limits.high:
+                side = "less than" if limits.below else "at most"
+            yield Finding(
+                f"{shown(number)} is out of range, {side} {shown(bound)} is sensible: {limits.why}",
+                key,
+                f"use {shown(near)}",
+            )
+        elif not limits.usual[0] <= number <= limits.usual[1] and number != 0:
+            low, high = limits.usual
+            near = low if number < low else high
+            yield Finding(
+                f"{shown(number)} is far from what is usual: {limits.why}",
+                key,
+                f"use {shown(near)} or nearer to {shown(limits.use)}",
+                "warning",
+            )
+
+
+def _finite(plan: Plan) -> Iterator[Finding]:
+    for where, number in numbers(plan.config):
+        if not math.isfinite(number):
+            yield Finding(f"{number} is no number to train with", where, "write a finite number")
+
+
+def _effects(plan: Plan) -> Iterator[Finding]:
+    for need in NEEDS:
+        for key in need.keys:
+            if plan.get(key) not in (None, False) and not need.holds(plan):
+                yield Finding(f"without effect: {need.what}", key, need.fix, "warning")
+
+
+def _refused(plan: Plan) -> Iterator[Finding]:
+    for refusal in REFUSED:
+        for key in refusal.keys:
+            if plan.get(key) not in (None, False, [], {}):
+                yield Finding(refusal.what, key, refusal.fix)
+
+
+def _learning_rate(plan: Plan) -> Iterator[Finding]:
+    number = number_of(plan.get("learning_rate"))
+    if number is None or not math.isfinite(number):
+        return
+    adapter = bool(plan.get("adapter"))
+    usual = plan.method.learning_rate if plan.method else (2e-4 if adapter else 1e-5)
+    name = str(plan.get("optimizer") or "")
+    usual *= next((factor for word, factor in _RATES.items() if word in name), 1.0)
+    # Small models bear more: the best rate falls with the width (Yang et al. 2022, muP).
+    shape = plan.model.shape if plan.model else None
+    high = usual * (max(1.0, _WIDE / shape.hidden_size) if shape else 1.0)
+    near = f"use {shown(usual)}, the method's own"
+    if number <= 0:
+        yield Finding(f"at {shown(number)} nothing is learned", "learning_rate", near)
+    elif number > high * _HOPELESS:
+        yield Finding(
+            f"{shown(number)} is {number / usual:,.0f} times the method's rate, and training "
+            "diverges",
+            "learning_rate",
+            near,
+        )
+    elif number < usual / _HOPELESS:
+        yield Finding(
+            f"{shown(number)} is a {usual / number:,.0f}th of the method's rate, and hardly "
+            "anything is learned",
+            "learning_rate",
+            near,
+        )
+    elif not usual / _DOUBTFUL / 2 <= number <= high * _DOUBTFUL:
+        more = f"{number / usual:.2g} times the method's rate ({shown(usual)})"
+        yield Finding(f"{shown(number)} is {more}", "learning_rate", near, "warning")
+    groups = plan.get("lr_groups")
+    for place, group in enumerate(groups if isinstance(groups, list) else []):
+        rate = number_of(group.get("lr")) if isinstance(group, Mapping) else None
+        if rate is not None and not 0 < rate <= high * _HOPELESS:
+            yield Finding(f"{shown(rate)} is no learning rate", f"lr_groups[{place}].lr", near)
+
+
+def _schedule(plan: Plan) -> Iterator[Finding]:
+    name = str(plan.get("lr_scheduler") or "cosine")
+    given = plan.section("lr_scheduler_kwargs")
+    wanted = _SCHEDULE_NEEDS.get(name, ())
+    if wanted and not any(key in given for key in wanted):
+        # transformers/optimization.py raises when the trainer is made, after the model's loading
+        yield Finding(
+            f"'{name}' needs {' or '.join(wanted)}",
+            "lr_scheduler",
+            f"set lr_scheduler_kwargs: {{{wanted[-1]}: {_example(wanted[-1], plan)}}}",
+        )
+    if name == "reduce_lr_on_plateau":
+        yield Finding(
+            "it follows a metric of Axolotl's evaluation, which a run of tasks does not have",
+            "lr_scheduler",
+            "use cosine",
+        )
+    if "schedule_free" in str(plan.get("optimizer")) and not name.startswith("constant"):
+        yield Finding(
+            "a schedule-free optimizer averages weights in place of a decay",
+            "lr_scheduler",
+            "use constant_with_warmup",
+            "warning",
+        )
+    peak, least = number_of(plan.get("learning_rate")), number_of(given.get("min_lr"))
+    if peak and least is not None and not 0 <= least < peak:
+        yield Finding(
+            f"the rate would not fall: {shown(least)} is no less than the peak, {shown(peak)}",
+            "lr_scheduler_kwargs.min_lr",
+            f"use {shown(peak / 10)}",
+        )
+    for key in ("min_lr_rate", "min_lr_ratio"):
+        share = number_of(given.get(key))
+        if share is not None and not 0 <= share < 1:
+            yield Finding("it is a share of the peak", f"lr_scheduler_kwargs.{key}", "use 0.1")
+    for key in ("num_cycles", "power"):
+        value = number_of(given.get(key))
+        if value is not None and value <= 0:
+            yield Finding("the rate would not fall", f"lr_scheduler_kwargs.{key}", "use 1")
+
+
+def _example(key: str, plan: Plan) -> str:
+    return str(max(1, (plan.steps or 100) // 5)) if "steps" in key else "0.1"
+
+
+def _intervals(plan: Plan) -> Iterator[Finding]:
+    """What comes every so many steps, in a run that has fewer."""
+    steps = plan.steps
+    if steps is None:
+        return
+    run = f"the run has {steps} optimizer steps"
+    warmup = number_of(plan.get("warmup_steps"))
+    if warmup is not None and warmup >= steps:
+        yield Finding(
+            f"{run}, so the learning rate never reaches its peak",
+            "warmup_steps",
+            f"use {max(0, steps // 30)}, or warmup_ratio: 0.03",
+        )
+    elif warmup is not None and warmup > steps / 2:
+        yield Finding(
+            f"{run}, most of them below the peak learning rate",
+            "warmup_steps",
+            f"use {steps // 30}",
+            "warning",
+        )
+    never = {
+        "save_steps": "so none is saved before the end, and no task is evaluated before it",
+        "eval_steps": "so nothing is evaluated",
+        "logging_steps": "so no loss is ever logged",
+        "lisa_step_interval": "so the same layers learn all the time",
+        "profiler_steps_start": "so nothing is profiled",
+        "jagged_restart_steps": "so there is no restart",
+    }
+    for key, then in never.items():
+        value = number_of(plan.get(key))
+        if value is not None and value > max(1, steps):
+            yield Finding(
+                f"{shown(value)} never comes: {run}, {then}",
+                key,
+                f"use {max(1, steps // 10)}" + (", or 0.1" if key.endswith("e_steps") else ""),
+                "warning",
+            )
+    epochs = number_of(plan.get("num_epochs"))
+    most = number_of(plan.get("max_steps"))
+    if epochs and most and plan.sequences is not None and not plan.on_cpu:
+        whole = Plan(
+            {**plan.config, "max_steps": None}, plan.on_cpu, plan.world_size,
+            sequences=plan.sequences,
+        ).steps  # fmt: skip
+        if whole is not None and most < whole / max(1.0, epochs):
+            yield Finding(
+                f"one pass over the mixture has {whole / max(1.0, epochs):.0f} steps, so some rows "
+                "are never seen",
+                "max_steps",
+                f"use {whole}, or `epochs` in the spec",
+                "warning",
+            )
+    if epochs is not None and 0 < epochs < 1 and not most:
+        yield Finding(
+            f"{1 - epochs:.0%} of the rows are never seen",
+            "num_epochs",
+            "use 1 or more, or `mixture: {size: N}`",
+            "warning",
+        )
+
+
+def _lengths(plan: Plan) -> Iterator[Finding]:
+    limit = plan.model.shape.max_positions if plan.model and plan.model.shape else None
+    own = plan.section("overrides_of_model_config")
+    stretched = any("rope" in str(key) or key == "max_position_embeddings" for key in own)
+    for key in ("sequence_len", "eval_sequence_len"):
+        value = number_of(plan.get(key))
+        if value is None:
+            continue
+        if limit is not None and value > limit and not stretched:
+            yield Finding(
+                f"the model was trained with {limit:,} positions at most, and rows beyond are read "
+                "as noise",
+                key,
+                f"use {limit}, or set overrides_of_model_config: {{rope_parameters: ...}}",
+            )
+        # Before the data is read the longest row is not known; afterwards Axolotl would drop it.
+        if plan.longest is not None and value < plan.longest and plan.rows:
+            yield Finding(
+                f"the longest row has {plan.longest} tokens, and Axolotl drops what is longer than "
+                f"{shown(value)}",
+                key,
+                f"use {plan.longest} or more, or accept the loss",
+                "warning",
+            )
+    shortest = number_of(plan.get("min_sample_len"))
+    longest = number_of(plan.get("sequence_len"))
+    if shortest and longest and shortest >= longest:
+        yield Finding("every row is dropped", "min_sample_len", "remove it")
+    if plan.get("excess_length_strategy") == "truncate":
+        yield Finding(
+            "a row that is too long loses its end, and the answer is there",
+            "excess_length_strategy",
+            "use drop, and a longer sequence_len",
+        )
+
+
+def _precision(plan: Plan) -> Iterator[Finding]:
+    bf16 = [key for key in ("bf16", "bfloat16") if plan.get(key) not in (None, False)]
+    fp16 = [key for key in ("fp16", "float16") if plan.get(key) not in (None, False)]
+    if bf16 and fp16:
+        yield Finding(f"{bf16[0]} is on as well", fp16[0], "remove it")
+    elif fp16 and not plan.on_cpu:
+        yield Finding(
+            "float16 overflows where these models' bfloat16 does not",
+            fp16[0],
+            "set bf16: true",
+            "warning",
+        )
+    half = bool(bf16 or fp16)
+    if plan.get("float32") and half:
+        yield Finding("half precision is on as well", "float32", "keep one of them")
+    if plan.flash and not half and not plan.on_cpu and "bf16" in plan.config:
+        yield Finding(
+            "flash attention computes in half precision alone", "bf16", "set bf16: true, or sdpa"
+        )
+    if plan.on_cpu and fp16:
+        yield Finding("float16 on a CPU has no loss scaling, and underflows", fp16[0], "remove it")
+    if plan.get("load_in_4bit") and plan.get("load_in_8bit"):
+        yield Finding("weights cannot be in 4 and in 8 bits", "load_in_8bit", "remove one")
+    bits = [key for key in ("load_in_4bit", "load_in_8bit") if plan.get(key)]
+    if plan.get("model_quantization_config") and bits:
+        yield Finding("weights are quantised twice", bits[0], "remove one")
+    if plan.get("fp8") and not plan.hopper and plan.compute_capability is not None:
+        yield Finding("FP8 needs sm_90 (H100)", "fp8", "remove it")
+
+
+def _loss(plan: Plan) -> Iterator[Finding]:
+    own = [
+        key
+        for key in (
+            "cut_cross_entropy", "liger_fused_linear_cross_entropy", "liger_cross_entropy",
+            "chunked_cross_entropy", "use_eaft",
+        )
+        if plan.get(key)
+    ]  # fmt: skip
+    if len(own) > 1:
+        # schemas/validation.py, check_cross_entropy_conflicts
+        yield Finding(f"the loss is replaced by {own[1]} as well", own[0], "keep one of them")
+    if plan.get("cut_cross_entropy"):
+        yield Finding(
+            "it computes no logits, which the evaluation of tasks reads",
+            "cut_cross_entropy",
+            "use liger_fused_linear_cross_entropy",
+        )
+    if plan.get("liger_use_token_scaling"):
+        yield Finding(
+            "a token's loss is multiplied by its probability: what the model does not know it does "
+            "not learn",
+            "liger_use_token_scaling",
+            "remove it",
+            "warning",
+        )
+    if plan.get("train_on_inputs"):
+        yield Finding(
+            "prompts are learned as well, which are many times longer than answers",
+            "train_on_inputs",
+            "remove it",
+            "warning",
+        )
+    balance = plan.section("multitask").get("balance")
+    weights = balance.get("loss_weights") if isinstance(balance, Mapping) else None
+    values = [number_of(w) for w in weights.values()] if isinstance(weights, Mapping) else []
+    found = [value for value in values if value and math.isfinite(value)]
+    # A task that is not named weighs 1.
+    ratio = max([*found, 1.0]) / min([*found, 1.0]) if found else 1.0
+    if ratio > 100:
+        yield Finding(
+            f"one task weighs {ratio:,.0f} times as much as another, which is then not learned",
+            "multitask.balance.loss_weights",
+            "use factors between 0.1 and 10",
+            "error" if ratio > 10_000 else "warning",
+        )
+
+
+_OURS: dict[str, Any] = {
+    "ds_type": "json",
+    "split": "train",
+    "type": "chat_template",
+    "field_messages": "messages",
+}
+
+
+def _rows(plan: Plan) -> Iterator[Finding]:
+    """The entries of ``datasets`` that read the run's own rows."""
+    for key in ("datasets", "test_datasets"):
+        for place, dataset in enumerate(plan.datasets(key)):
+            if str(dataset.get("path", "")).startswith("data/"):
+                yield from _row_keys(f"{key}[{place}]", dataset)
+
+
+def _row_keys(where: str, dataset: Mapping[str, Any]) -> Iterator[Finding]:
+    for key, ours in _OURS.items():
+        if dataset.get(key, ours) != ours:
+            yield Finding(
+                f"the run's rows are read with {key}: {ours}", f"{where}.{key}", f"use {ours}"
+            )
+    roles = dataset.get("roles_to_train")
+    if isinstance(roles, list) and "assistant" not in roles and "gpt" not in roles:
+        yield Finding(
+            "answers are the assistant's, and would not be learned",
+            f"{where}.roles_to_train",
+            "use [assistant]",
+        )
+    elif isinstance(roles, list) and len(set(roles)) > 1:
+        yield Finding(
+            "prompts are learned as well", f"{where}.roles_to_train", "use [assistant]", "warning"
+        )
+    for key in ("train_on_eos", "train_on_eot"):
+        if dataset.get(key) == "none":
+            yield Finding(
+                "the end of an answer is not learned, and scoring counts it",
+                f"{where}.{key}",
+                "use turn",
+            )
+    for key in ("shards", "shards_idx", "preprocess_shards"):
+        if dataset.get(key) not in (None, 1):
+            yield Finding("only a part of the rows is read", f"{where}.{key}", "remove it")
+    for key in (
+        "chat_template", "chat_template_jinja", "message_property_mappings", "message_field_role",
+        "message_field_content", "message_field_training", "message_field_training_detail",
+        "input_transform", "input_format", "roles", "drop_system_message", "split_thinking",
+        "template_thinking_key", "field_thinking",
+    ):  # fmt: skip
+        if dataset.get(key) not in (None, False):
+            yield Finding(
+                "rows would be rendered otherwise than scoring renders them",
+                f"{where}.{key}",
+                "remove it; `templates` in the spec puts tasks into words",
+            )
+
+
+def _evaluation(plan: Plan) -> Iterator[Finding]:
+    if plan.get("load_best_model_at_end") and not plan.get("metric_for_best_model"):
+        yield Finding(
+            "without effect: checkpoints are judged by each task's own score",
+            "load_best_model_at_end",
+            "remove it; the best checkpoint is kept, see `evaluation: {metric, best}` in the spec",
+            "warning",
+        )
+    keys = ("eval_steps", "evals_per_epoch", "eval_strategy", "evaluation_strategy")
+    for key in keys:
+        if plan.get(key) in (None, False):
+            continue
+        if str(plan.get(key)) == "no":
+            continue
+        yield Finding(
+            "each task is evaluated at every save already; this adds evaluations, and one at every "
+            "start",
+            key,
+            "remove it; `checkpoint: {save_steps: N}` in the spec sets how often",
+            "warning",
+        )
+    if plan.get("eval_sample_packing"):
+        yield Finding(
+            "packed, the last rows of a task are left out", "eval_sample_packing", "use false"
+        )
+    if plan.get("save_safetensors") is False:
+        yield Finding("evaluation reads safetensors", "save_safetensors", "remove it")
+    stop = plan.section("multitask").get("evaluation")
+    stop = stop.get("early_stopping") if isinstance(stop, Mapping) else None
+    patience = number_of(stop.get("patience")) if isinstance(stop, Mapping) else None
+    every, steps = number_of(plan.get("save_steps")), plan.steps
+    if patience and every and steps and every > 0:
+        saves = 1 / every if every < 1 else steps / every
+        if patience >= saves:
+            yield Finding(
+                f"the run is evaluated some {saves:.0f} times, so it never comes",
+                "multitask.evaluation.early_stopping.patience",
+                f"use {max(1, int(saves) // 3)}",
+                "warning",
+            )
+
+
+def _tools(plan: Plan) -> Iterator[Finding]:
+    name = str(plan.get("optimizer") or "")
+    package = next((p for word, p in _PACKAGES.items() if word in name), None)
+    if package is not None:
+        yield Finding(
+            f"it is in the package {package}, which neither Axolotl nor the image brings",
+            "optimizer",
+            f"pip install {package} on every node, or use adamw_torch_fused",
+            "warning",
+        )
+    if any(word in name for word in ("galore", "apollo")) and not plan.get("optim_target_modules"):
+        yield Finding(
+            "it needs the layers that it projects", "optim_target_modules", "use all_linear"
+        )
+    if plan.get("tokenizer_use_fast") is False:
+        yield Finding("scoring needs a fast tokenizer", "tokenizer_use_fast", "remove it")
+    kwargs = plan.section("overrides_of_model_kwargs")
+    for key in ("attn_implementation", "torch_dtype", "dtype", "device_map", "quantization_config"):
+        if key in kwargs:
+            yield Finding(
+                "it goes past all checks of it", f"overrides_of_model_kwargs.{key}",
+                "remove it; use Axolotl's own key",
+            )  # fmt: skip
+
+
+RULES = (
+    _finite,
+    _ranges,
+    _refused,
+    _learning_rate,
+    _schedule,
+    _intervals,
+    _lengths,
+    _precision,
+    _loss,
+    _rows,
+    _evaluation,
+    _tools,
+    _effects,
+)
