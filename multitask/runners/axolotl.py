@@ -26,6 +26,17 @@ _HEADER = """\
 """
 
 
+# With both, Axolotl refuses the file, or takes ours in silence: find_all_linear_names adds every
+# layer to those that lora_target_modules names (loaders/adapter.py).
+_DISPLACES = {
+    "lora_target_modules": ("lora_target_linear",),
+    "lora_target_parameters": ("lora_target_linear",),
+    "warmup_steps": ("warmup_ratio",),
+    "batch_size": ("gradient_accumulation_steps",),
+    "saves_per_epoch": ("save_steps",),
+}
+
+
 class AxolotlFile(NamedTuple):
     """Axolotl's configuration, in sections that say why.
 
@@ -43,7 +54,19 @@ class AxolotlFile(NamedTuple):
         merged: dict[str, Any] = {}
         for section in self.sections:
             merged |= section.keys
-        return merged | self.own
+        gone = self._displaced
+        return {key: value for key, value in merged.items() if key not in gone} | self.own
+
+    @property
+    def _displaced(self) -> set[str]:
+        """Keys of ours that would contradict one of the user's."""
+        return {
+            key
+            for own, keys in _DISPLACES.items()
+            if self.own.get(own) is not None
+            for key in keys
+            if key not in self.own
+        }
 
     @property
     def replaced(self) -> tuple[str, ...]:
@@ -54,8 +77,9 @@ class AxolotlFile(NamedTuple):
     def to_yaml(self) -> str:
         """The file."""
         parts = [_HEADER]
+        gone = self._displaced | self.own.keys()
         for section in self.sections:
-            keys = {key: value for key, value in section.keys.items() if key not in self.own}
+            keys = {key: value for key, value in section.keys.items() if key not in gone}
             if keys:
                 parts.append(_comment(section.why) + _dump(keys))
         if self.own:
