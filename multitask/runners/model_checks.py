@@ -116,20 +116,6 @@ def _kernels(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def _recompute(plan: Plan) -> Iterator[Finding]:
-    section = plan.fsdp
-    if section and section.get("activation_checkpointing") and plan.get("adapter"):
-        # accelerate/utils/fsdp_utils.py wraps every layer in a CheckpointWrapper, whose name gets
-        # into the adapter's keys; peft only warns of them when it loads.
-        yield Finding(
-            "with an adapter, FSDP's own checkpointing saves weights that nobody can load, and its "
-            "gradients are wrong with dropout",
-            "fsdp_config.activation_checkpointing",
-            "set it to false, and gradient_checkpointing: true with "
-            "gradient_checkpointing_kwargs: {use_reentrant: false}",
-        )
-
-
 def _identity(plan: Plan) -> Iterator[Finding]:
     """What would train another model, or another method, than the spec says."""
     if "base_model" in plan.own:
@@ -407,7 +393,6 @@ RULES = (
     _attention,
     _packing,
     _kernels,
-    _recompute,
     _identity,
     _architecture,
     _adapter,

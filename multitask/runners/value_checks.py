@@ -429,6 +429,14 @@ def _evaluation(plan: Plan) -> Iterator[Finding]:
             "remove it; `checkpoint: {save_steps: N}` in the spec sets how often",
             "warning",
         )
+    strategy = str(plan.get("save_strategy") or "steps")
+    if strategy not in ("steps", "no", "False") and plan.get("save_steps"):
+        # schemas/validation.py, check_saves
+        yield Finding(
+            f"'{strategy}' contradicts save_steps, and Axolotl refuses both",
+            "save_strategy",
+            "remove it; `checkpoint: {save_steps: N}` in the spec sets how often",
+        )
     if plan.get("eval_sample_packing"):
         yield Finding(
             "packed, the last rows of a task are left out", "eval_sample_packing", "use false"

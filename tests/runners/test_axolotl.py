@@ -104,7 +104,7 @@ def test_axolotl_accepts_the_cluster_s_configuration(tmp_path: Path, method: str
 @needs_axolotl
 def test_a_value_that_axolotl_refuses_leaves_no_run(tmp_path: Path, sample_spec: Spec) -> None:
     """Two keys that are each right, so that only Axolotl's own validator sees it."""
-    spec = sample_spec.model_copy(update={"axolotl": {"warmup_steps": 10}})
+    spec = sample_spec.model_copy(update={"axolotl": {"selective_checkpointing": True}})
     with pytest.raises(InputError, match="Axolotl refuses the configuration"):
         build_config(spec, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
