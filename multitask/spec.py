@@ -242,7 +242,12 @@ def _refuse_secrets(content: dict[str, Any], path: Path) -> None:
     """A spec is copied into the run, to rented machines and to the Hub; logins are not."""
     from multitask.hub.scrub import find_secret
 
-    if (key := find_secret(content)) is not None:
+    found = (
+        # A task's own words (labels, columns) may be called as secrets are.
+        find_secret(value, str(key), by_name=key not in ("tasks", "general", "templates"))
+        for key, value in content.items()
+    )
+    if (key := next((one for one in found if one is not None), None)) is not None:
         raise InputError(
             "the value is a secret, and a spec is copied to machines and pages",
             where=f"{path}: key '{key}'",

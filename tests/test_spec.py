@@ -145,3 +145,39 @@ def test_the_example_shows_the_true_defaults(example: str) -> None:
     for key, value in shown.items():
         if isinstance(value, dict):
             assert set(value) == set(defaults[key])
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ("axolotl: {comet_api_key: abc}", "axolotl.comet_api_key"),
+        ("axolotl: {hub_token: hf_x}", "axolotl.hub_token"),
+        ("axolotl: {mlflow_tracking_uri: 'https://me:secret@host'}", "axolotl.mlflow_tracking_uri"),
+        ("name: hf_abcdefghijklmnopqrstuv", "name"),
+        (
+            "general: [{name: x, source: {path: 'https://me:secret@host/x.csv'}}]",
+            "general.source.path",
+        ),
+    ],
+)
+def test_a_secret_s_value_is_refused(tmp_path: Path, more: str, key: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(f"model: owner/name\ntasks: [banking77]\n{more}\n")
+    with pytest.raises(InputError) as caught:
+        load_spec(path)
+    assert f"key '{key}'" in str(caught.value)
+    assert "the value is a secret" in str(caught.value)
+    assert "secret@" not in str(caught.value)
+    assert "hf_abc" not in str(caught.value)
+
+
+def test_words_that_are_no_secrets_stay(tmp_path: Path) -> None:
+    """A label may be called password, and Axolotl's switches and special tokens are no logins."""
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "model: owner/name\n"
+        "tasks: [{name: x, kind: classification, source: {path: x.csv}, "
+        "columns: {text: secret, label: password}, labels: [password_forgotten, api_key]}]\n"
+        "axolotl: {hub_token: null, use_auth_token: true, special_tokens: {pad_token: '<pad>'}}\n"
+    )
+    assert load_spec(path).task_names == ("x",)

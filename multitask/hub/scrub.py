@@ -37,12 +37,14 @@ def hide_secrets(text: str) -> str:
     return _LOGIN_IN_URL.sub(REMOVED, text)
 
 
-def find_secret(content: Any, key: str = "") -> str | None:
+def find_secret(content: Any, key: str = "", *, by_name: bool = True) -> str | None:
     """Find a login that is written out in a configuration.
 
     Args:
         content: Mappings, lists and values, as YAML gives them.
         key: Where they stand, for the answer.
+        by_name: Take a text for a secret because its key is named like one; else only what looks
+            like a token, or a login in a URL.
 
     Returns:
         The key whose value is a secret, or looks like one; None where there is none.
@@ -51,12 +53,13 @@ def find_secret(content: Any, key: str = "") -> str | None:
         for name, value in content.items():
             place = f"{key}.{name}" if key else str(name)
             named = re.fullmatch(_NAMES, str(name), re.IGNORECASE) is not None
-            if named and isinstance(value, str) and value:
+            if by_name and named and isinstance(value, str) and value:
                 return place
-            if (found := find_secret(value, place)) is not None:
+            if (found := find_secret(value, place, by_name=by_name)) is not None:
                 return found
     elif isinstance(content, list):
-        return next(filter(None, (find_secret(value, key) for value in content)), None)
+        places = (find_secret(value, key, by_name=by_name) for value in content)
+        return next((place for place in places if place is not None), None)
     elif isinstance(content, str) and (_TOKEN.search(content) or _LOGIN_IN_URL.search(content)):
         return key
     return None

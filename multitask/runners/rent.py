@@ -252,7 +252,7 @@ def _dstack(rental: Rental) -> str:
     keys["image"] = rental.image
     if not rental.on_runpod:
         keys["privileged"] = True
-    keys["shell"] = "bash"
+    # No `shell: bash`: dstack would start it interactive, and Axolotl's .bashrc starts tmux then.
     keys["env"] = ["AXOLOTL_DO_NOT_TRACK=1", *_needed(rental)]
     keys["files"] = [f"../{entry}:{BROUGHT}/{entry}" for entry in rental.entries]
     resources = {
