@@ -42,3 +42,5 @@ def build_config(
     else:
         typer.echo("axolotl.yaml: NOT validated (Axolotl is not installed, or --no-validate)")
     typer.echo(f"run: {built.run.root}\nnext: multitask train {built.run.root}")
+    if (rented := built.run.launch / "dstack.yml").is_file():
+        typer.echo(f"to rent its cluster: see the head of {rented} or of sky.yml")

@@ -211,6 +211,17 @@ def test_no_image_is_said_and_no_registry_has_it(tmp_path: Path) -> None:
     assert image != image.lower()  # registries' names are in small letters: it fails before renting
 
 
+def test_dstack_s_catalogue_knows_every_gpu_and_memory(tmp_path: Path) -> None:
+    files = []
+    for gpu in GPUS:
+        task = {"type": "task", "name": "it", "commands": ["true"]}
+        resources = {"gpu": f"{gpu.name}:{gpu.memory_gb}GB:1"}
+        files.append(tmp_path / f"{gpu.sky}.yml")
+        files[-1].write_text(yaml.safe_dump(task | {"resources": resources}))
+    read = parse("dstack", files, tmp_path)
+    assert {path.stem for path, found in read.items() if found.get("gpu_known") != [True]} == set()
+
+
 def test_gpus_have_one_name_each_in_both_engines() -> None:
     assert len({(gpu.name, gpu.memory_gb) for gpu in GPUS}) == len(GPUS)
     assert len({gpu.sky for gpu in GPUS}) == len(GPUS)
