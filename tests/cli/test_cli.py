@@ -142,7 +142,7 @@ def test_estimate_compares_without_renting_or_writing(tmp_path: Path) -> None:
     spec.write_text("model: Qwen/Qwen3-8B\ntasks: [banking77]\nsample: true\n")
     done = multitask("estimate", str(spec), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for words in ("GB per GPU", "1x24gb", "2x8-a100-80gb", "adalora", "(2026-03-21"):
+    for words in ("GB per GPU", "1x24gb", "2x8-a100-80gb", "adalora", "(2026-11-28"):
         assert words in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
 
