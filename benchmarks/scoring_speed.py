@@ -3,9 +3,10 @@
     python benchmarks/scoring_speed.py --data-dir ../shared/data --work runs/scoring-speed
 
 A small Llama is trained on banking77 first (kept in WORK; some ten minutes on one core). Then, in
-one process, on the same model and the same test rows, all are timed in turns, several times: this
-project's scorer, lm_eval's `hf` model at its best batch size, and a forward over the prompts alone
-in length-sorted batches, the least that any scorer could cost without sharing a prefix.
+one process, on the same model and the same test rows, all are timed in turns, several times: what
+`multitask evaluate` reports as `seconds` with its default settings, this project's scorer in other
+ways, lm_eval's `hf` model at its best batch size, and a forward over the prompts alone in
+length-sorted batches, the least that any scorer could cost without sharing a prefix.
 """
 
 from __future__ import annotations
@@ -24,14 +25,21 @@ import numpy as np
 import yaml
 
 from multitask.data.prepare import prepare_tasks
+from multitask.evaluation.calibrate import apply, fit, matrix, unvisited_share
+from multitask.evaluation.parts import Part, Purpose
+from multitask.evaluation.settings import Settings
+from multitask.metrics.kinds import classification_metrics
 from multitask.scoring.batches import even_blocks
 from multitask.scoring.encode import Encoded, Encoder
 from multitask.scoring.model import LoadedModel, load_model
+from multitask.scoring.score import Prediction
 from multitask.scoring.scorer import FULL_DISTRIBUTION, LabelScorer, LabelScores
 from multitask.spec import load_spec
+from multitask.tasks import Task
 from multitask.toy import ToySize, write_toy_model
 
 Rows = Sequence[dict[str, Any]]
+DEFAULT = "**evaluate, default settings**"
 SIZES = {
     "2M": ToySize(),
     "30M": ToySize(hidden=640, layers=6, heads=10),
@@ -46,11 +54,13 @@ class Data:
         train: Training rows.
         test: Test rows, in a random but fixed order.
         labels: The 77 labels.
+        task: The definition.
     """
 
     train: list[dict[str, Any]]
     test: list[dict[str, Any]]
     labels: list[str]
+    task: Task
 
 
 def main() -> None:
@@ -82,7 +92,7 @@ def main() -> None:
         fewer = {"2M trained": 1, "2M untrained": 4, "30M untrained": 16}[name]
         few = data.test[: max(4, arguments.lm_eval_rows // fewer)]
         most = data.test[: arguments.rows // fewer]
-        compare(name, load_model(str(folder)), data.labels, few, most, arguments.repeat)
+        compare(name, load_model(str(folder)), data.task, few, most, arguments.repeat)
 
 
 def read_data(data_dir: Path, work: Path) -> Data:
@@ -103,7 +113,8 @@ def read_data(data_dir: Path, work: Path) -> Data:
     rows = [json.loads(line) for line in prepared.lines("test")]
     random.Random(0).shuffle(rows)
     every = [json.loads(line) for line in prepared.lines("train")]
-    return Data(every, rows, sorted({row["label"] for row in every}))
+    task = prepared.tasks[0].task
+    return Data(every, rows, list(task.labels), task)
 
 
 def texts(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -151,15 +162,14 @@ def train(folder: Path, data: Data, epochs: int) -> None:
     unfinished.rename(folder)
 
 
-def compare(
-    name: str, loaded: LoadedModel, labels: list[str], few: Rows, most: Rows, repeat: int
-) -> None:
+def compare(name: str, loaded: LoadedModel, task: Task, few: Rows, most: Rows, repeat: int) -> None:
     """Print one model's table."""
+    labels = list(task.labels)
     lm_eval, size = best_lm_eval(loaded, few[:2], labels)
     ways: dict[str, tuple[int, Callable[[], Any]]] = {
         "prompts alone": (len(most), lambda: prompts_alone(loaded, most)),
         "best label": (len(most), lambda: ours(loaded, most, labels, None)),
-        "full distribution": (len(most), lambda: ours(loaded, most, labels, FULL_DISTRIBUTION)),
+        DEFAULT: (len(most), lambda: evaluated(loaded, task, most)),
         "every label": (len(few), lambda: ours(loaded, few, labels, 0.0)),
     }
     if "untrained" not in name:
@@ -189,6 +199,49 @@ def compare(
     print(agreement(best, results["every label"], reference))
     read = [np.mean([s.nodes for s in best]), np.mean([s.forwards for s in best])]
     print(f"Nodes read per query: {read[0]:.2f}; forwards: {read[1]:.2f}.", flush=True)
+    if "untrained" not in name:
+        print(moves(task, results[DEFAULT], loaded, most), flush=True)
+
+
+def evaluated(
+    loaded: LoadedModel, task: Task, rows: Rows, unvisited: float = FULL_DISTRIBUTION
+) -> list[Prediction]:
+    """What `evaluate` times: blocks of rows, from texts to records."""
+    part, scorer = Part(task, Purpose.SCORES, rows, unvisited), LabelScorer(loaded.model)
+    found: dict[int, Prediction] = {}
+    for places in part.blocks(Settings().block):
+        records = part.run(loaded, scorer, places, lambda _: None)
+        found |= {i: part.prediction(i, r) for i, r in zip(places, records, strict=True)}
+    return [found[i] for i in range(len(rows))]
+
+
+def moves(task: Task, quick: Sequence[Prediction], loaded: LoadedModel, rows: Rows) -> str:
+    """The figures that differ most from those of all scores of all labels."""
+    exact = evaluated(loaded, task, rows, 0.0)
+    mine, theirs = figures(task, quick), figures(task, exact)
+    moved = sorted(((abs(mine[k] - theirs[k]), k) for k in theirs), reverse=True)
+    left = unvisited_share(quick)
+    told = "; ".join(f"{key} {theirs[key]:.4f} by {value:.1e}" for value, key in moved[:4])
+    return (
+        f"Probability not scored: mean {left.mean():.1e}, at most {left.max():.1e} of a row. Of "
+        f"{len(moved)} figures those that moved most: {told}."
+    )
+
+
+def figures(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Values and intervals of all metrics, and of the calibration of one half by the other."""
+    gold, best = [p.gold for p in predictions], [p.predicted for p in predictions]
+    metrics = classification_metrics(gold, best, task.labels, matrix(predictions, task.labels))
+    half = len(predictions) // 2
+    calibration = apply(fit(task, predictions[:half], (), Settings()), predictions[half:])
+    sides = {s: calibration[s] for s in ("before", "after", "change")}
+    sides["metrics"] = {name: estimate.record() for name, estimate in metrics.items()}
+    return {"temperature": calibration["temperature"]} | {
+        f"{side} {name} {end}": value
+        for side, found in sides.items()
+        for name, estimate in found.items()
+        for end, value in estimate.items()
+    }
 
 
 def agreement(

@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from multitask.metrics.counts import gold_codes
-from multitask.metrics.estimate import Clusters, Estimate, Floats, Ints, bootstrap, means, share
+from multitask.metrics.estimate import (
+    Clusters,
+    Estimate,
+    Floats,
+    Ints,
+    bootstrap,
+    cluster_codes,
+    means,
+    share,
+)
 from multitask.metrics.probabilities import normalised, row_losses, top
 from multitask.metrics.reliability import expected_calibration_error
 
@@ -19,11 +28,18 @@ MOST_TEMPERATURE = 20.0
 
 _STEPS = 100
 _NOTHING_TO_GAIN = 1e-12
+_MOST_ODDS = 700.0
 
 
 @dataclass(frozen=True)
 class Calibrator:
     """A change of log-probabilities: first a prior is taken out, then a temperature divides.
+
+    Of an answer that is more likely than not, the temperature divides the log-odds against all
+    other labels together; these keep their proportions (Le Coz et al., 2024, "Confidence
+    calibration of classifiers with many classes": the top label versus all). Of two labels that is
+    temperature scaling as Guo et al. (2017) define it. Of many it is not swayed by how thinly the
+    rest is spread, so it needs the scores of the labels in the tail no more than their sum.
 
     Attributes:
         method: How it was fitted, such as ``temperature`` or ``contextual+temperature``.
@@ -55,8 +71,31 @@ class Calibrator:
         if self.log_prior is not None:
             if len(self.log_prior) != scores.shape[1]:
                 raise ValueError(f"a prior of {len(self.log_prior)} labels for {scores.shape[1]}")
-            scores = scores - np.array(self.log_prior)
-        return normalised(scores / self.temperature)
+            scores = normalised(scores - np.array(self.log_prior))
+        return scores if self.temperature == 1 else _divided(scores, self.temperature)
+
+
+def _odds(scores: Floats) -> tuple[Ints, Floats]:
+    """The best label of each row, and its log-odds against all others together."""
+    rows = np.arange(len(scores))
+    best = scores.argmax(axis=1)
+    others = scores.copy()
+    others[rows, best] = -np.inf
+    with np.errstate(divide="ignore"):
+        rest = np.log(np.exp(others).sum(axis=1))
+    return best, scores[rows, best] - rest
+
+
+def _divided(scores: Floats, temperature: float) -> Floats:
+    """Log-probabilities with the log-odds of likely answers divided; the predictions stay."""
+    best, odds = _odds(scores)
+    likely = np.flatnonzero((odds > 0) & np.isfinite(odds))
+    odds, best = odds[likely], best[likely]
+    found = scores.copy()
+    others = -np.logaddexp(0, odds / temperature) + np.logaddexp(0, odds)
+    found[likely] += others[:, None]
+    found[likely, best] = -np.logaddexp(0, -odds / temperature)
+    return found
 
 
 def fit_temperature(
@@ -65,46 +104,61 @@ def fit_temperature(
     labels: Sequence[str],
     *,
     after: Calibrator | None = None,
+    clusters: Clusters | None = None,
 ) -> Calibrator:
     """Temperature scaling (Guo et al., 2017, "On calibration of modern neural networks").
 
-    The temperature that gives validation rows the least negative log-likelihood. That is convex in
-    1 / temperature, so Newton's method within a shrinking bracket finds the minimum. Predictions
-    stay the same; only their confidence changes.
-
-    Labels that were not scored (NaN, -inf) are left out of their rows, and rows whose gold label
-    was not scored are left out: what is fitted is the likelihood of gold among the labels scored,
-    which does not depend on the scores that are missing. It needs no bound of their mass, and is
-    nearer to the fit on all scores than one that fills them in.
+    The temperature that gives validation rows the least negative log-likelihood, as
+    :class:`Calibrator` applies it. That is convex in 1 / temperature, so Newton's method within a
+    shrinking bracket finds the minimum. Predictions stay the same; only their confidence changes.
 
     Args:
         gold: Gold labels of the validation rows.
-        log_probs: Their log-likelihoods of shape (rows, labels), as scored.
+        log_probs: Their log-likelihoods of shape (rows, labels); labels that are NaN or -inf have
+            no probability.
         labels: The label space, in the order of the columns.
         after: A calibrator whose prior is taken out first; its temperature is replaced.
+        clusters: The item of every row, where items have several.
 
     Returns:
-        The calibrator. Its temperature is 1 where every row is right: a lower one would always
-        be likelier, without end, and nothing is learnt of how sure to be. Otherwise it is within
-        :data:`LEAST_TEMPERATURE` and :data:`MOST_TEMPERATURE`; the latter where the scores say
-        nothing of gold, or the contrary.
+        The calibrator. Its temperature is 1, and the method says nothing of one, where it would
+        not lower the log loss of these rows by more than the standard error of that gain: what is
+        fitted then is chance. It is so where every likely answer is right, too: a lower one would
+        always be likelier, without end. Otherwise it is within :data:`LEAST_TEMPERATURE` and
+        :data:`MOST_TEMPERATURE`; the latter where the scores say nothing of gold.
 
     Raises:
-        ValueError: There are no rows, no row's gold label was scored, or a gold answer is no label.
+        ValueError: There are no rows, the shapes do not fit, or a gold answer is no label.
     """
     codes = gold_codes(gold, labels)
     prior = after or Calibrator()
-    scores = Calibrator(log_prior=prior.log_prior).apply(log_probs)
+    prior = Calibrator(prior.method, log_prior=prior.log_prior)
+    scores = prior.apply(log_probs)
     if scores.shape != (len(codes), len(labels)):
         raise ValueError(f"log-probabilities of shape {scores.shape} for {len(codes)} rows")
-    known = np.isfinite(scores[np.arange(len(codes)), codes])
-    if not known.any():
-        raise ValueError("no row's gold label was scored")
-    scores, codes = scores[known], codes[known]
-    all_right = (scores[np.arange(len(codes)), codes] >= scores.max(axis=1)).all()
-    temperature = 1.0 if all_right else 1 / _sharpness(scores, codes)
+    best, odds = _odds(scores)
+    wrong = best != codes
+    likely = (odds > 0) & (wrong | np.isfinite(odds))
+    odds, missed = np.minimum(odds[likely], _MOST_ODDS), wrong[likely]
+    if not missed.any():
+        return prior
+    # As two labels: the answer, and all others.
+    pairs = np.stack([np.zeros_like(odds), -odds], axis=1)
+    sharpness = _sharpness(pairs, missed.astype(np.int64))
+    signed = np.where(missed, odds, -odds)
+    gain = np.zeros(len(codes))
+    gain[likely] = np.logaddexp(0, signed) - np.logaddexp(0, signed * sharpness)
+    if gain.sum() <= _standard_error(gain, clusters):
+        return prior
     method = f"{prior.method}+temperature" if prior.log_prior is not None else "temperature"
-    return Calibrator(method, temperature, prior.log_prior)
+    return Calibrator(method, 1 / sharpness, prior.log_prior)
+
+
+def _standard_error(values: Floats, clusters: Clusters | None) -> float:
+    """Of the sum of values, the rows of one item together."""
+    if clusters is not None:
+        values = np.bincount(cluster_codes(clusters, len(values)), values)
+    return float(np.sqrt(len(values)) * values.std(ddof=1)) if len(values) > 1 else np.inf
 
 
 def _sharpness(scores: Floats, gold: Ints) -> float:

@@ -17,7 +17,7 @@ from multitask.calibration.calibrator import Calibrator, fit_temperature
 from multitask.errors import InputError
 from multitask.metrics.counts import gold_codes, label_index
 from multitask.metrics.estimate import Clusters, Estimate
-from multitask.metrics.probabilities import top
+from multitask.metrics.probabilities import normalised, top
 from multitask.run import write_atomic
 
 FILE_NAME = "calibration.json"
@@ -161,7 +161,9 @@ def calibrate(
         ValueError: As :func:`~multitask.calibration.fit_temperature` and
             :func:`~multitask.calibration.choose_threshold`.
     """
-    calibrator = fit_temperature(gold, log_probs, labels, after=prior)
+    calibrator = fit_temperature(
+        gold, normalised(log_probs, unvisited), labels, after=prior, clusters=clusters
+    )
     predicted, confidence = top(calibrator.apply(log_probs, unvisited))
     correct = predicted == gold_codes(gold, labels)
     chosen = choose_threshold(confidence, correct, target=target, rule=rule, clusters=clusters)

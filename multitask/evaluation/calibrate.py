@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from multitask.calibration import TaskCalibration, before_and_after, calibrate, fit_contextual
 from multitask.calibration.abstention import at_threshold
@@ -19,14 +18,21 @@ from multitask.tasks import Task
 
 
 def matrix(predictions: Sequence[Prediction], labels: Sequence[str]) -> Floats:
-    """Log-likelihoods of shape (rows, labels), NaN where not scored."""
-    return score_matrix([(p.labels, p.scores) for p in predictions], labels)
+    """Log-likelihoods of shape (rows, labels).
+
+    A label that was not scored has an equal share of what its branch of the label tree holds at
+    most, so that a row's probabilities are right but for what that bound exceeds the truth by; one
+    that the row does not have, or whose share is negligible, is NaN.
+    """
+    scores = score_matrix([(p.labels, p.scores) for p in predictions], labels)
+    shares = score_matrix([(p.labels if p.shares else (), p.shares) for p in predictions], labels)
+    return np.where(np.isnan(scores), shares, scores)
 
 
-def unvisited_share(predictions: Sequence[Prediction]) -> npt.NDArray[np.float64]:
+def unvisited_share(predictions: Sequence[Prediction]) -> Floats:
     """Bound of each row's share of all probability that lies on labels not scored."""
     relative = np.array([p.unvisited for p in predictions])
-    found: npt.NDArray[np.float64] = relative / (1 + relative)
+    found: Floats = relative / (1 + relative)
     return found
 
 
@@ -55,7 +61,6 @@ def fit(
         task.labels,
         [p.gold for p in validation],
         matrix(validation, task.labels),
-        unvisited=unvisited_share(validation),
         prior=prior,
         target=settings.target_precision,
         clusters=clusters_of(validation),
@@ -70,17 +75,16 @@ def apply(calibration: TaskCalibration, predictions: Sequence[Prediction]) -> di
         and ``answered``, the ``precision`` and ``coverage`` of the threshold.
     """
     gold = [p.gold for p in predictions]
-    scores, unvisited = matrix(predictions, calibration.labels), unvisited_share(predictions)
+    scores = matrix(predictions, calibration.labels)
     clusters = clusters_of(predictions)
     sides = before_and_after(
         calibration.calibrator,
         gold,
         scores,
         calibration.labels,
-        unvisited=unvisited,
         clusters=clusters,
     )
-    best, confidence = top(calibration.calibrator.apply(scores, unvisited))
+    best, confidence = top(calibration.calibrator.apply(scores))
     correct = best == gold_codes(gold, calibration.labels)
     precision, coverage = at_threshold(
         calibration.threshold, confidence, correct, clusters=clusters
@@ -101,7 +105,7 @@ def confidences(
 ) -> tuple[Floats, list[bool]]:
     """Calibrated confidence of every row's answer, and whether it is handed over to a person."""
     scores = matrix(predictions, calibration.labels)
-    applied = calibration.calibrator.apply(scores, unvisited_share(predictions))
+    applied = calibration.calibrator.apply(scores)
     _, confidence = top(applied)
     threshold = calibration.threshold
     return confidence, [threshold is None or c < threshold for c in confidence.tolist()]

@@ -90,7 +90,8 @@ def _content(path: Path, stored: dict[str, Any]) -> str:
 def _base(folder: Path) -> str | None:
     """What an adapter is on; None where the folder holds none."""
     adapter = _json(folder / "adapter_config.json")
-    return str(adapter["base_model_name_or_path"]) if adapter else None
+    name = adapter.get("base_model_name_or_path")
+    return None if name is None else str(name)
 
 
 def _json(path: Path) -> dict[str, Any]:

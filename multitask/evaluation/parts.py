@@ -11,6 +11,7 @@ from multitask.data.render import Row, gold
 from multitask.errors import InputError
 from multitask.evaluation.settings import Settings
 from multitask.metrics.baselines import majority, tfidf_logistic_regression
+from multitask.metrics.kinds import TOP_K
 from multitask.metrics.multiple_choice import cyclic_orders
 from multitask.scoring.model import LoadedModel
 from multitask.scoring.score import (
@@ -28,6 +29,9 @@ Advance = Callable[[int], None]
 Record = dict[str, Any]
 
 BASELINES = {"majority": majority, "tfidf_logistic_regression": tfidf_logistic_regression}
+
+# Log-probability, against the best label's, below which a label on a branch not read is not kept.
+_NEGLIGIBLE = -25.0
 
 # Inputs that say nothing, by Zhao et al., 2021.
 _CONTENT_FREE = ("N/A", "", "[MASK]")
@@ -128,10 +132,11 @@ class Part:
                 self.task,
                 rows,
                 unvisited=self.unvisited,
+                ranks=max((k for k in TOP_K if k < len(self.task.labels)), default=0),
                 scorer=scorer,
                 progress=advance,
             )
-        return [_record(prediction) for prediction in found]
+        return [record_of(prediction) for prediction in found]
 
     def prediction(self, place: int, record: Record) -> Prediction:
         """The prediction of a row from its record.
@@ -145,6 +150,10 @@ class Part:
         scores = [float("nan")] * len(labels)
         for label, value in record.get("scores", ()):
             scores[label] = value
+        shares = [float("nan")] * len(labels)
+        for value, members in record.get("shares", ()):
+            for label in members:
+                shares[label] = value
         return Prediction(
             task=self.task.name,
             id=row["id"],
@@ -152,12 +161,14 @@ class Part:
             predicted=record["predicted"],
             labels=labels,
             scores=tuple(scores),
+            shares=tuple(shares),
             unvisited=record["unvisited"],
             dropped=record["dropped"],
         )
 
 
-def _record(prediction: Prediction) -> Record:
+def record_of(prediction: Prediction) -> Record:
+    """A prediction as plain data; `Part.prediction` reads it."""
     record: Record = {
         "predicted": prediction.predicted,
         "unvisited": prediction.unvisited,
@@ -167,6 +178,13 @@ def _record(prediction: Prediction) -> Record:
         # Most labels of a large set are never visited.
         known = enumerate(prediction.scores)
         record["scores"] = [[i, value] for i, value in known if value == value]
+        least = max(value for _, value in record["scores"]) + _NEGLIGIBLE
+        branches: dict[float, list[int]] = {}
+        for i, value in enumerate(prediction.shares):
+            if value > least:
+                branches.setdefault(value, []).append(i)
+        if branches:
+            record["shares"] = [[value, members] for value, members in branches.items()]
     return record
 
 
@@ -196,7 +214,9 @@ def parts_of(
         yield Part(task, Purpose.SCORES, rows, max_new_tokens=settings.max_new_tokens)
         return
     choice = task.kind is Kind.MULTIPLE_CHOICE
-    unvisited = 0.0 if choice else settings.wanted
+    # A prior divides label by label, so the tail's sum is not enough for it.
+    prior = settings.distribution and settings.calibration == "contextual"
+    unvisited = 0.0 if choice or prior else settings.wanted
     yield Part(task, Purpose.SCORES, rows, unvisited)
     if validation:
         yield Part(task, Purpose.VALIDATION, validation, unvisited)

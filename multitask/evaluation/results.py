@@ -26,7 +26,7 @@ from multitask.metrics.kinds import (
 )
 from multitask.metrics.parse import off_list_rate, parse_labels, parse_letter
 from multitask.metrics.per_label import confusion_matrix, per_label
-from multitask.metrics.probabilities import normalised, top
+from multitask.metrics.probabilities import top
 from multitask.metrics.reliability import reliability_bins
 from multitask.scoring.score import Prediction, answered_by
 from multitask.tasks import Kind, Task
@@ -54,7 +54,8 @@ def task_results(task: Task, parts: Parts, settings: Settings) -> dict[str, Any]
         "part_seconds": {str(purpose): part.seconds for purpose, part in parts.items()},
     }
     if task.kind is not Kind.GENERATION and _has_distribution(task, settings):
-        record["unvisited"] = max(p.unvisited for p in predictions)
+        left = unvisited_share(predictions)
+        record["unvisited"] = {"mean": float(left.mean()), "max": float(left.max())}
         record["reliability"] = _reliability(task, predictions)
     if task.kind is Kind.CLASSIFICATION:
         record |= _by_label(task, predictions)
@@ -82,13 +83,11 @@ def _metrics(
         return generation_metrics(gold, predicted, clusters=clusters)
     scores = matrix(predictions, task.labels) if _has_distribution(task, settings) else None
     if task.kind is Kind.CLASSIFICATION:
-        unvisited = None if scores is None else unvisited_share(predictions)
         return classification_metrics(
             gold,
             predicted,
             task.labels,
             scores,
-            unvisited=unvisited,
             positive=task.positive_label,
             clusters=clusters,
         )
@@ -151,8 +150,7 @@ def _repeated(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _reliability(task: Task, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    scores = normalised(matrix(predictions, task.labels), unvisited_share(predictions))
-    best, confidence = top(scores)
+    best, confidence = top(matrix(predictions, task.labels))
     right = best == gold_codes([p.gold for p in predictions], task.labels)
     bins = reliability_bins(confidence, right, clusters=clusters_of(predictions))
     return [asdict(found) for found in bins]

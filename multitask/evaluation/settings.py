@@ -7,6 +7,7 @@ from typing import Literal
 
 from multitask.errors import InputError, did_you_mean
 from multitask.scoring.model import Quantisation
+from multitask.scoring.scorer import FULL_DISTRIBUTION
 
 CalibrationMethod = Literal["temperature", "contextual", "none"]
 
@@ -40,7 +41,7 @@ class Settings:
     """
 
     distribution: bool = True
-    unvisited: float = 1e-4
+    unvisited: float = FULL_DISTRIBUTION
     calibration: CalibrationMethod = "temperature"
     target_precision: float = 0.95
     generate: int = 100

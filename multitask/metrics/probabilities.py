@@ -47,8 +47,7 @@ def normalised(log_probs: npt.ArrayLike, unvisited: npt.ArrayLike | None = None)
     A label that is not finite (-inf or NaN) was not scored. Without a bound it is impossible: its
     probability is 0. With a bound above 0, all such labels of the row are given that mass in equal
     parts. The mass of scored labels is then a lower bound, so that the confidence of a prediction
-    is never overstated by what was not visited, not even at a temperature above 1 (of all ways
-    to divide a mass, equal parts gain most from flattening).
+    is never overstated by what was not visited.
 
     Args:
         log_probs: Log-likelihoods of shape (rows, labels); they need not be normalised.

@@ -117,11 +117,12 @@ def expected_calibration_error(
     gap = (sure - right)[None]
     groups = _ties(sure)
     value = float(_error(np.ones_like(gap), gap, groups, bins)[0])
+    # Drawn by row, not by place: a confidence that moves a hair must not draw other rows.
     draws = [
-        _error(weights, gap, groups, bins)
-        for weights in resamples(len(sure), clusters=items, seed=seed)
+        _error(weights[:, order], gap, groups, bins)
+        for weights in resamples(len(sure), clusters=clusters, seed=seed)
     ]
-    null = _calibrated(sure, _bins(sure, bins), items, seed)
+    null = _calibrated(sure, _bins(sure, bins), order, items, seed)
     return distance(value, np.concatenate(draws), null)
 
 
@@ -174,7 +175,9 @@ def _error(weights: Floats, gap: Floats, groups: Groups | None, bins: int) -> Fl
     return found
 
 
-def _calibrated(confidence: Floats, codes: Ints, clusters: Clusters | None, seed: int) -> Floats:
+def _calibrated(
+    confidence: Floats, codes: Ints, order: Ints, clusters: Clusters | None, seed: int
+) -> Floats:
     """ECE of answers that are right as often as the confidence says, many times over."""
     rows = len(confidence)
     # The rows of one item are right or wrong together: the most that clusters can do.
@@ -186,6 +189,6 @@ def _calibrated(confidence: Floats, codes: Ints, clusters: Clusters | None, seed
     found = []
     for start in range(0, RESAMPLES, step):
         uniform = rng.random((min(step, RESAMPLES - start), size))
-        right = (uniform if units is None else uniform[:, units]) < confidence
+        right = uniform[:, order if units is None else units] < confidence
         found.append(np.abs(groups.sums(confidence - right)).sum(axis=1) / rows)
     return np.concatenate(found)

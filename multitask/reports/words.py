@@ -69,6 +69,12 @@ def _calibration(found: Mapping[str, Any]) -> str:
         f"{before['log_loss']['value']:.3f} to {after['log_loss']['value']:.3f}, ECE "
         f"{_value(before, 'ece')} to {_value(after, 'ece')}; "
     )
+    if found["method"] == "none":
+        text = (
+            f"confidence left as it is: on {found['validation_rows']:,} validation rows no "
+            f"temperature lowers the log loss by more than its standard error (ECE "
+            f"{_value(before, 'ece')}); "
+        )
     target = f"{100 * found['target_precision']:.0f} % precision"
     if found["threshold"] is None:
         return text + f"no confidence promises {target}, so all is handed over"

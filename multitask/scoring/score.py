@@ -34,6 +34,8 @@ class Prediction:
             answer, the text.
         labels: The labels that the row can have; empty for a generated answer.
         scores: Log-likelihood of each of them; NaN where it was not needed.
+        shares: Of a label whose score is NaN, the log of an equal share of the bound of all
+            labels that begin as it does; NaN of the others.
         unvisited: Bound of the probability of the labels whose score is NaN, as a share of that
             of the others.
         dropped: Tokens of the prompt that were left out, because it was longer than the context.
@@ -45,6 +47,7 @@ class Prediction:
     predicted: str
     labels: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
     unvisited: float = 0.0
     dropped: int = 0
 
@@ -55,6 +58,7 @@ def score(
     rows: Sequence[Row],
     *,
     unvisited: float | None = 0.0,
+    ranks: int = 0,
     scorer: LabelScorer | None = None,
     progress: Progress = lambda _: None,
 ) -> list[Prediction]:
@@ -65,8 +69,10 @@ def score(
         task: The definition that made the rows.
         rows: Rows of a run's split.
         unvisited: How much of the distribution over the labels is wanted. 0: the score of every
-            label. A share, such as 1e-4: of all but labels that together hold at most that much
-            of the probability. None: only what proves which label is best.
+            label. A share, such as 1e-3: of the gold label, and of all but labels that together
+            hold at most that much of the probability. None: only what proves which label is best.
+        ranks: With a share: whether, and where, gold is among so many of the most probable labels
+            is wanted too.
         scorer: Scores labels with the model's ``model``; default: a new one.
         progress: Told how many rows are done.
 
@@ -87,7 +93,12 @@ def score(
     queries = _encoded(loaded.encoder(), task, rows, labels)
     scorer = scorer or LabelScorer(loaded.model)
     ids = [str(row["id"]) for row in rows]
-    found = scorer.score(queries, unvisited=unvisited, ids=ids, progress=progress)
+    right = None
+    if unvisited:
+        right = [candidates.index(gold(row)) for row, candidates in zip(rows, labels, strict=True)]
+    found = scorer.score(
+        queries, unvisited=unvisited, gold=right, ranks=ranks, ids=ids, progress=progress
+    )
     return [
         Prediction(
             task=task.name,
@@ -96,6 +107,7 @@ def score(
             predicted=candidates[scores.best],
             labels=candidates,
             scores=tuple(scores.log_likelihood.tolist()),
+            shares=tuple(scores.share.tolist()),
             unvisited=scores.unvisited,
             dropped=query.dropped,
         )

@@ -29,7 +29,7 @@ Progress = Callable[[int], None]
 Reader = TreeReader | CachedReader | PlainReader | EncoderDecoderReader
 
 DEFAULT_TOKEN_BUDGET = 16384
-FULL_DISTRIBUTION = 1e-4
+FULL_DISTRIBUTION = 1e-3
 _MOST_ROWS = 512
 _MOST_TRIES = 16384
 # What a batch of its own costs, in tokens of padding.
@@ -47,6 +47,8 @@ class LabelScores:
         log_likelihood: Log-likelihood of each label given the prompt, natural logarithm, summed
             over its tokens with the end of the turn; NaN where it was not needed. The best
             label's is always known.
+        share: Of a label that was not visited, the log of an equal share of the bound of the
+            branch that it is on: what is known of the tail. NaN of those visited.
         upper: No label that was not visited has a higher log-likelihood; -inf if all were.
         unvisited: Bound on the probability of all labels not visited, as a share of that of all
             visited.
@@ -56,6 +58,7 @@ class LabelScores:
 
     best: int
     log_likelihood: NDArray[np.float64]
+    share: NDArray[np.float64]
     upper: float
     unvisited: float
     nodes: int
@@ -71,6 +74,20 @@ class LabelScores:
         """
         mean: NDArray[np.float64] = self.log_likelihood / np.asarray(lengths, float)
         return mean
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of queries; see `LabelScorer.score`."""
+
+    unvisited: float | None
+    gold: Sequence[int] | None
+    ranks: int
+
+    def of(self, batch: Sequence[int]) -> _Wanted:
+        """The same of some of the queries."""
+        gold = None if self.gold is None else [self.gold[i] for i in batch]
+        return _Wanted(self.unvisited, gold, self.ranks)
 
 
 class NotFiniteError(MultitaskError):
@@ -113,6 +130,8 @@ class LabelScorer:
         queries: Sequence[Encoded],
         *,
         unvisited: float | None = None,
+        gold: Sequence[int] | None = None,
+        ranks: int = 0,
         ids: Sequence[str] | None = None,
         progress: Progress = lambda _: None,
     ) -> list[LabelScores]:
@@ -123,6 +142,9 @@ class LabelScorer:
             unvisited: None: only what proves the best label. A number: visit labels until the
                 others hold at most this share of the probability of the visited ones
                 (`FULL_DISTRIBUTION`); 0: visit all.
+            gold: Index of each query's right label, which is then visited in any case.
+            ranks: Visit labels until it is known whether, and where, gold is among so many of the
+                most probable ones.
             ids: Names of the queries, for messages.
             progress: Told how many queries are done.
 
@@ -151,9 +173,10 @@ class LabelScorer:
             equal=capability.equal_lengths,
         )
         results: dict[int, LabelScores] = {}
+        wanted = _Wanted(unvisited, gold, ranks)
         with torch.inference_mode():
             for group in groups:
-                for found in self._score_group(group, queries, capability, unvisited, names):
+                for found in self._score_group(group, queries, capability, wanted, names):
                     results |= found
                     progress(len(results))
         return [results[i] for i in range(len(queries))]
@@ -171,7 +194,7 @@ class LabelScorer:
         group: Group,
         queries: Sequence[Encoded],
         capability: Capability,
-        unvisited: float | None,
+        wanted: _Wanted,
         names: Sequence[str],
     ) -> Iterator[dict[int, LabelScores]]:
         """Score a group batch by batch; smaller ones when memory runs out."""
@@ -190,7 +213,8 @@ class LabelScorer:
                 if reader is None:
                     tallest = max(self._trie(queries[i].answers).tallest for i in pending)
                     reader = self._reader(method, group.prefix, tallest, capability)
-                found = self._score_batch(reader, inputs, unvisited, [names[i] for i in batch])
+                some = wanted.of(batch)
+                found = self._score_batch(reader, inputs, some, [names[i] for i in batch])
                 wrong = difference_from_plain(self._model, inputs, found) if slower else ""
             except (MemoryError, RuntimeError, ValueError, TypeError, MultitaskError) as error:
                 if is_out_of_memory(error):
@@ -231,12 +255,18 @@ class LabelScorer:
         self,
         reader: Reader,
         queries: Sequence[Encoded],
-        unvisited: float | None,
+        wanted: _Wanted,
         names: Sequence[str],
     ) -> list[LabelScores]:
         tries = [self._trie(query.answers) for query in queries]
         forest = Forest(tries)
-        search = Search(forest, len(queries), unvisited=unvisited)
+        gold = None
+        if wanted.gold is not None:
+            leaves = [trie.leaf_of[i] for trie, i in zip(tries, wanted.gold, strict=True)]
+            gold = np.array(leaves, np.int64)
+        search = Search(
+            forest, len(queries), unvisited=wanted.unvisited, gold=gold, ranks=wanted.ranks
+        )
         logits = reader.start([query.prompt for query in queries], forest)
         query, node = np.arange(len(queries)), np.zeros(len(queries), np.int64)
         targets = search.targets(query, node)
@@ -254,6 +284,7 @@ class LabelScorer:
             _check_finite(values, query, targets, names)
             search.absorb(query, node, targets, values)
         upper, left = search.upper().tolist(), search.mass_left().tolist()
+        shares = search.shares()
         results = []
         for i, trie in enumerate(tries):
             known = search.scores[i, trie.leaf_of]
@@ -261,6 +292,7 @@ class LabelScorer:
                 LabelScores(
                     best=int(np.nanargmax(known)),
                     log_likelihood=known,
+                    share=np.where(np.isnan(known), shares[i, trie.leaf_of], np.nan),
                     upper=upper[i],
                     unvisited=left[i],
                     nodes=int(search.nodes[i]),

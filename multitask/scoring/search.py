@@ -3,15 +3,22 @@
 The log-probability of a node bounds that of every label below it, because a token's probability
 is at most one. So a label is the best as soon as it is no worse than every node not yet read.
 Which nodes to read next is a guess that costs time when wrong, never exactness.
+
+Metrics of probabilities need little of the tail: the score of the gold label, how many labels are
+above it as far as that is asked for, and the mass of the rest. The open nodes give the last: what
+a branch holds is at most its own probability, and nearly that where a model knows the labels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from multitask.scoring.trie import Floats, Forest, Ints, runs
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 # Below this loss per token (nats) a model is taken to know the task, and only the branch that looks
 # best is read; above, all that will probably be needed is read at once.
@@ -46,17 +53,30 @@ class Search:
         active: Queries that are not decided yet.
     """
 
-    def __init__(self, forest: Forest, queries: int, *, unvisited: float | None) -> None:
+    def __init__(
+        self,
+        forest: Forest,
+        queries: int,
+        *,
+        unvisited: float | None,
+        gold: Ints | None = None,
+        ranks: int = 0,
+    ) -> None:
         """Begin at the root.
 
         Args:
             forest: The tries.
             queries: How many queries.
             unvisited: None: stop when the best label is proven. A number: stop when the labels
-                not visited hold at most this share of the probability of those visited.
+                not visited hold at most this share of the probability of those visited, and the
+                best one is proven.
+            gold: Leaf of each query that is to be scored in any case.
+            ranks: Stop only when the gold leaf's rank is known, or known to be beyond this one.
         """
         self.forest = forest
         self._unvisited = unvisited
+        self._gold = gold
+        self._ranks = ranks
         shape = (queries, forest.width)
         self._open = np.full(shape, -np.inf)
         self._exact = np.zeros(shape)
@@ -78,6 +98,17 @@ class Search:
         with np.errstate(over="ignore", invalid="ignore"):
             mass: Floats = np.exp(_log_sum(self._open) - self._found)
             return mass
+
+    def shares(self) -> Floats:
+        """Of each leaf not visited, the log of an equal share of its open branch; else -inf."""
+        forest, found = self.forest, self._open.copy()
+        for row, trie in enumerate(forest.tries[:1] if forest.shared else forest.tries):
+            part = found[:, : len(trie)] if forest.shared else found[row : row + 1, : len(trie)]
+            part -= trie.log_leaves
+            for nodes in trie.levels[2:]:
+                # Above an open node all are read, and hold nothing more.
+                np.maximum(part[:, nodes], part[:, trie.parent[nodes]], out=part[:, nodes])
+        return found
 
     def targets(self, query: Ints, node: Ints) -> Targets:
         """What reading these nodes must tell."""
@@ -155,8 +186,15 @@ class Search:
         goal = np.maximum(goal, self._best[rows])
         if self._unvisited is not None:
             goal = np.minimum(height, self._needed(rows, bounds, goal))
+        limit = np.minimum(goal, height)
+        if self._gold is not None:
+            limit[self._is_settled(rows, bounds)] = np.inf
+            limit = np.minimum(limit, self._rank_bound(rows, bounds))
         guesses = self._guesses(rows, bounds, loss, goal)
-        chosen = guesses >= np.minimum(goal, height)[:, None]
+        chosen = guesses >= limit[:, None]
+        if self._gold is not None:
+            # At once, since it is also what a model that knows the task likes best.
+            self._choose_gold(rows, chosen)
         query, node = np.nonzero(chosen)
         tokens = self.forest.get(self.forest.feed, rows[query], node)
         # A leaf that needs no reading comes with its parent.
@@ -180,6 +218,41 @@ class Search:
             tail = np.cumsum(np.exp(ordered - found), axis=1)
         first = (tail > share / 2).argmax(1)
         return np.where(tail[:, -1] > share / 2, ordered[np.arange(len(rows)), first], goal)
+
+    def _is_settled(self, rows: Ints, bounds: Floats) -> Bools:
+        """Whether the best label and the mass of the rest are known."""
+        if self._unvisited is None:
+            small = np.ones(len(rows), bool)
+        else:
+            limit = np.log(self._unvisited) if self._unvisited > 0 else -np.inf
+            small = _log_sum(bounds) <= self._found[rows] + limit
+        return small & (bounds.max(1) <= self._best[rows])
+
+    def _rank_bound(self, rows: Ints, bounds: Floats) -> Floats:
+        """Bound of the nodes to read for the gold leaf's rank; inf where it is known."""
+        assert self._gold is not None
+        of_gold = self.scores[rows, self._gold[rows]]
+        with np.errstate(invalid="ignore"):
+            above = (self.scores[rows] > of_gold[:, None]).sum(1)
+            open_above = bounds.max(1) > of_gold
+        found = np.full(len(rows), np.inf)
+        unknown = np.flatnonzero(open_above & (above < self._ranks))
+        # No more than these nodes can be needed: each leads to one leaf at least.
+        missing = np.minimum(self._ranks - above[unknown], bounds.shape[1])
+        ordered = np.sort(bounds[unknown], axis=1)
+        highest = ordered[np.arange(len(unknown)), bounds.shape[1] - missing]
+        found[unknown] = np.maximum(highest, np.nextafter(of_gold[unknown], np.inf))
+        return found
+
+    def _choose_gold(self, rows: Ints, chosen: Bools) -> None:
+        """Add what leads from an open node to each gold leaf."""
+        assert self._gold is not None
+        place, node = np.arange(len(rows)), self._gold[rows]
+        while len(place):
+            missing = ~self._read[rows[place], node]
+            place, node = place[missing], node[missing]
+            chosen[place, node] = True
+            node = self.forest.get(self.forest.parent, rows[place], node)
 
     def _guesses(self, rows: Ints, bounds: Floats, loss: Floats, goal: Floats) -> Floats:
         """Bounds of open nodes, and guesses for what is below them where it pays to read along."""
@@ -220,13 +293,12 @@ class Search:
         rows = self.active
         if self._leak is None:
             self._leak = -np.logaddexp(_log_sum(self._open), self._found)
-        if self._unvisited is None:
-            going = self._open[rows].max(1) > self._best[rows]
-        else:
-            left = _log_sum(self._open[rows])
-            limit = np.log(self._unvisited) if self._unvisited > 0 else -np.inf
-            going = left > self._found[rows] + limit
-        self.active = rows[going]
+        bounds = self._open[rows]
+        done = self._is_settled(rows, bounds)
+        if self._gold is not None:
+            done &= np.isfinite(self.scores[rows, self._gold[rows]])
+            done &= np.isposinf(self._rank_bound(rows, bounds))
+        self.active = rows[~done]
 
 
 def _log_sum(bounds: Floats) -> Floats:

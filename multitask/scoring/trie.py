@@ -83,6 +83,15 @@ class Trie:
         return logs
 
     @cached_property
+    def log_leaves(self) -> Floats:
+        """Logarithm of how many leaves are below a node, or are it."""
+        counts = (self.children == 0).astype(float)
+        for nodes in reversed(self.levels[1:]):
+            np.add.at(counts, self.parent[nodes], counts[nodes])
+        logs: Floats = np.log(counts)
+        return logs
+
+    @cached_property
     def tallest(self) -> int:
         """Tokens of the longest label."""
         return int((self.depth + self.length).max())

@@ -86,13 +86,20 @@ class Language:
 
 
 def run_search(
-    languages: list[Language], label_sets: list[list[tuple[int, ...]]], unvisited: float | None
+    languages: list[Language],
+    label_sets: list[list[tuple[int, ...]]],
+    unvisited: float | None,
+    gold: list[int] | None = None,
+    ranks: int = 0,
 ) -> Search:
     tries = [build_trie(labels) for labels in label_sets]
     if all(labels == label_sets[0] for labels in label_sets):
         tries = tries[:1] * len(tries)
     forest = Forest(tries)
-    search = Search(forest, len(tries), unvisited=unvisited)
+    leaves = None
+    if gold is not None:
+        leaves = np.array([t.leaf_of[i] for t, i in zip(tries, gold, strict=True)])
+    search = Search(forest, len(tries), unvisited=unvisited, gold=leaves, ranks=ranks)
     query, node = np.arange(len(tries)), np.zeros(len(tries), int)
     for _ in range(1000):
         targets = search.targets(query, node)
@@ -142,3 +149,48 @@ def test_the_search_is_exact(
             left = sum(np.exp(distinct[label]) for label in missed)
             visited = sum(np.exp(distinct[label]) for label in set(labels) - missed)
             assert left <= unvisited * visited * (1 + 1e-9)
+
+
+@given(
+    st.lists(LABELS, min_size=1, max_size=3),
+    st.integers(0, 1000),
+    st.sampled_from([0.1, 2.0, 8.0]),
+    st.sampled_from([0.5, 1e-3]),
+    st.sampled_from([0, 1, 3]),
+    st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_gold_its_rank_and_the_mass_of_the_rest_are_known(
+    label_sets: list[list[tuple[int, ...]]],
+    seed: int,
+    sharpness: float,
+    unvisited: float,
+    ranks: int,
+    shared: bool,
+) -> None:
+    if shared:
+        label_sets = [label_sets[0]] * len(label_sets)
+    languages = [Language(seed + i, sharpness) for i in range(len(label_sets))]
+    gold = [(seed + i) % len(labels) for i, labels in enumerate(label_sets)]
+    search = run_search(languages, label_sets, unvisited, gold, ranks)
+    shares = search.shares()
+    for q, labels in enumerate(label_sets):
+        leaf_of = build_trie(labels).leaf_of
+        right = {leaf: languages[q].score(label) for leaf, label in zip(leaf_of, labels)}
+        found = {leaf: search.scores[q, leaf] for leaf in right}
+        visited = {leaf for leaf in right if np.isfinite(found[leaf])}
+        of_gold = right[leaf_of[gold[q]]]
+        assert found[leaf_of[gold[q]]] == pytest.approx(of_gold, abs=1e-9)
+        assert max(found[leaf] for leaf in visited) == pytest.approx(max(right.values()), abs=1e-9)
+        above = {leaf for leaf in right if right[leaf] > of_gold + 1e-9}
+        assert above <= visited or len(above & visited) >= ranks
+        rest = [leaf for leaf in right if leaf not in visited]
+        held, most = (
+            sum(np.exp(v[leaf]) for leaf in rest) for v in (right, dict(enumerate(shares[q])))
+        )
+        # A label that another begins with, without an end of its own, holds its branch twice.
+        if not any(a != b and b[: len(a)] == a for a in labels for b in labels):
+            assert held <= most + 1e-9
+        total = sum(np.exp(right[leaf]) for leaf in visited)
+        assert most == pytest.approx(search.mass_left()[q] * total, abs=1e-9)
+        assert most <= unvisited * total + 1e-9
