@@ -36,6 +36,7 @@ class EvaluationSpec(StrictModel):
         floor: What every task must reach, or each its own; a checkpoint with a task below it is
             worse than all without.
         early_stopping: Ends training when the score has stopped rising.
+        use: Which model `evaluate`, `push` and `export` take: the last, or the best checkpoint.
     """
 
     rows_per_task: Annotated[int, Field(ge=0)] = 256
@@ -45,6 +46,7 @@ class EvaluationSpec(StrictModel):
     best: Literal["macro", "worst"] = "macro"
     floor: Share | dict[str, Share] = 0.0
     early_stopping: EarlyStoppingSpec | None = None
+    use: Literal["best", "last"] = "last"
 
     def floor_of(self, task: str) -> float:
         """What a task must reach."""

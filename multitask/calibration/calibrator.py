@@ -157,7 +157,7 @@ def fit_temperature(
 def _standard_error(values: Floats, clusters: Clusters | None) -> float:
     """Of the sum of values, the rows of one item together."""
     if clusters is not None:
-        values = np.bincount(cluster_codes(clusters, len(values)), values)
+        values = np.bincount(cluster_codes(clusters, len(values)), values).astype(np.float64)
     return float(np.sqrt(len(values)) * values.std(ddof=1)) if len(values) > 1 else np.inf
 
 

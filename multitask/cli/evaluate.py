@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from multitask.cli import evaluate_options as option
-from multitask.cli.options import RunPath
+from multitask.cli.options import Checkpoint, RunPath
 
 if TYPE_CHECKING:
     from multitask.evaluation.settings import Settings
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def evaluate(
     run: RunPath,
     model: option.Model = None,
+    checkpoint: Checkpoint = None,
     split: option.Split = "test",
     name: option.Name = None,
     limit: option.Limit = None,
@@ -65,7 +66,12 @@ def evaluate(
         **chosen,
     )
     wanted: dict[str, Any] = {"model": model, "split": split, "name": name, "limit": limit}
-    wanted |= {"base": base, "against": against or (), "general": read_entries(general or ())}
+    wanted |= {
+        "checkpoint": checkpoint,
+        "base": base,
+        "against": against or (),
+        "general": read_entries(general or ()),
+    }
     _evaluate(run, compare or (), settings, restart=restart, **wanted)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from multitask.cli.options import RunPath
+from multitask.cli.options import Checkpoint, RunPath
 
 
 def export(
@@ -26,6 +26,7 @@ def export(
             show_default="the run's trained one",
         ),
     ] = None,
+    checkpoint: Checkpoint = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N rows of each task.")
@@ -35,15 +36,20 @@ def export(
 
     Example: multitask export runs/first --lm-eval runs/first-lm-eval
     """
+    from multitask.evaluation.checkpoint import consolidate
+    from multitask.evaluation.evaluate import chosen_model
     from multitask.evaluation.inputs import read_inputs
-    from multitask.evaluation.models import load, trained_model
+    from multitask.evaluation.models import load
     from multitask.evaluation.settings import Settings
     from multitask.interchange.lm_eval import export_lm_eval
     from multitask.run import Run
 
     opened = Run.open(run)
     settings = Settings(calibration="none")
-    chosen = str(trained_model(opened)) if model is None else model
+    choice = chosen_model(opened, model, checkpoint)
+    chosen = str(model)
+    if choice is not None:
+        chosen = str(consolidate(opened, choice, typer.echo))
     inputs = read_inputs(opened, split, limit, settings)
     loaded, _ = load(opened, chosen, settings)
     for task in export_lm_eval(opened, lm_eval, loaded, inputs.tasks, inputs.rows):

@@ -51,3 +51,13 @@ def read_spec(path: Path, data_dir: Path | None, sample: bool) -> Spec:
 def default_out(spec: Spec, out: Path | None) -> Path:
     """The run directory: what the user said, else ``runs/<name>``."""
     return out if out is not None else Path("runs") / spec.name
+
+
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="best|last|STEP",
+        help="Which model of the run's training; `multitask checkpoints` lists the steps.",
+        show_default="the spec's `evaluation: {use: ...}`, else the last",
+    ),
+]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multitask.cli.options import RunPath
+from multitask.cli.options import Checkpoint, RunPath
 
 if TYPE_CHECKING:
     from multitask.run import Run
@@ -22,6 +22,7 @@ def push(
             show_default="the spec's `hub: {repo}`",
         ),
     ] = None,
+    checkpoint: Checkpoint = None,
     merged: Annotated[
         bool,
         typer.Option(
@@ -65,7 +66,7 @@ def push(
     opened = Run.open(run)
     repo_id = repo_id or _repo_of(opened)
     quiet_libraries()
-    settings = PushSettings(merged, force, public, license_, base_model)
+    settings = PushSettings(merged, force, public, license_, base_model, checkpoint)
     with progress_bar() as bar:
         done = push_run(opened, repo_id, settings, progress=bar.update, report=bar.say)
     for note in done.notes:

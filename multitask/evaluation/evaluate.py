@@ -13,10 +13,11 @@ import yaml
 from multitask.data.general import read_general, write_general
 from multitask.data.write import iterate_rows
 from multitask.errors import InputError, did_you_mean
+from multitask.evaluation.checkpoint import LAST, Choice, choose, consolidate
 from multitask.evaluation.comparisons import check_opponents
 from multitask.evaluation.inputs import GENERAL, Inputs, digests, general_inputs, read_inputs
 from multitask.evaluation.model_key import model_key
-from multitask.evaluation.models import base_model, load, trained_model
+from multitask.evaluation.models import base_model, load
 from multitask.evaluation.names import BASE_NAME, general_name, name_of
 from multitask.evaluation.outcome import ByTask, Outcome, check_rows
 from multitask.evaluation.partial import Partial
@@ -53,6 +54,7 @@ def evaluate(
     run: Run | str | Path,
     *,
     model: str | None = None,
+    checkpoint: str | None = None,
     split: str = "test",
     name: str | None = None,
     limit: int | None = None,
@@ -73,6 +75,8 @@ def evaluate(
     Args:
         run: A run with data, or the path of one.
         model: Path or Hub id; default: the run's trained model.
+        checkpoint: ``best``, ``last`` or a step of the run's training, instead of ``model``;
+            default: the spec's ``evaluation: {use: ...}``.
         split: ``train``, ``validation`` or ``test``.
         name: The evaluation's name; default: ``trained``, or the model's name.
         limit: Score only the first rows of each task.
@@ -95,16 +99,24 @@ def evaluate(
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}", fix=did_you_mean(split, SPLITS))
     settings = settings or Settings()
-    own = name_of(model, name)
+    choice = chosen_model(run, model, checkpoint)
+    is_named = checkpoint is not None and choice is not None and choice.name != LAST
+    own = name_of(choice.name if choice and is_named else model, name)
     if base and own == BASE_NAME:
         raise InputError(f"the evaluation {own!r} is the base model's", fix="choose another --name")
     earlier = [other for other in against if not (base and other == BASE_NAME)]
     check_opponents(run, earlier, own)
-    chosen = str(trained_model(run)) if model is None else model
     inputs = read_inputs(run, split, limit, settings)
     for other in earlier:
         check_rows(inputs, run, other)
     world = join_world()
+    chosen = str(model)
+    if choice is not None:
+        taken = choice
+        world.share(world.name("model"), lambda: str(consolidate(run, taken, report)).encode())
+        chosen = str(choice.folder)
+        if choice.note:
+            inputs = replace(inputs, notes=[choice.note, *inputs.notes])
     forgetting = None
     if own != BASE_NAME:
         forgetting = _general(run, general, limit, settings, world)
@@ -123,6 +135,17 @@ def evaluate(
         found = _read(run.evaluations / general_name(own) / "results.json")
     directory = run.evaluations / own
     return Evaluation(directory, _read(directory / "results.json"), found)
+
+
+def chosen_model(run: Run, model: str | None, checkpoint: str | None) -> Choice | None:
+    """The run's own model that is wanted; None where another is.
+
+    Raises:
+        InputError: Both are given, or as :func:`~multitask.evaluation.checkpoint.choose`.
+    """
+    if model is not None and checkpoint is not None:
+        raise InputError("--model and --checkpoint exclude each other", fix="leave one out")
+    return choose(run, checkpoint) if model is None else None
 
 
 def _general(

@@ -24,7 +24,7 @@ from multitask.evaluation.work import Finished
 from multitask.run import Run, write_atomic
 from multitask.tasks import Task
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of results.json: raised when a key changes its meaning or goes, not when one is added."""
 
 ByTask = dict[str, dict[Purpose, Finished]]

@@ -33,11 +33,15 @@ class Evaluation:
     path: Path
 
 
-def own_evaluations(run: Run) -> tuple[list[Evaluation], list[str]]:
-    """The evaluations of the run's trained model as it is now.
+def own_evaluations(run: Run, folder: Path) -> tuple[list[Evaluation], list[str]]:
+    """The evaluations of a run's model as it is now.
 
     Those of other models, such as the base, and those made before the weights changed are left
     out: a card must not give them as this model's.
+
+    Args:
+        run: The run.
+        folder: The model that is pushed.
 
     Returns:
         The evaluations, the default one first, and a sentence on each that is out of date.
@@ -47,7 +51,7 @@ def own_evaluations(run: Run) -> tuple[list[Evaluation], list[str]]:
     """
     found: list[Evaluation] = []
     notes: list[str] = []
-    key = hashlib.sha256(model_key(str(run.model)).encode()).hexdigest()
+    key = hashlib.sha256(model_key(str(folder)).encode()).hexdigest()
     paths = run.evaluations.glob("*/results.json") if run.evaluations.is_dir() else ()
     for path in sorted(paths, key=lambda p: (p.parent.name != DEFAULT_NAME, p.parent.name)):
         results = _read(path)
@@ -55,7 +59,9 @@ def own_evaluations(run: Run) -> tuple[list[Evaluation], list[str]]:
         if made_of == key:
             name = path.parent.name
             found.append(Evaluation(name, results["split"], results["tasks"], path))
-        elif path.parent.name == DEFAULT_NAME or same_model(str(results["model"]), run.model):
+        elif same_model(str(results["model"]), folder) or (
+            path.parent.name == DEFAULT_NAME and folder == run.model
+        ):
             notes.append(
                 f"{path.parent.name} was evaluated with other weights and is not in the card; "
                 f"run `multitask evaluate {run.root} --name {path.parent.name}` again"

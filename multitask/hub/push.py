@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from multitask import __version__
 from multitask.calibration.record import FILE_NAME as CALIBRATION
+from multitask.checkpoints.consolidate import loaded_files
 from multitask.errors import InputError, MultitaskError
+from multitask.evaluation.checkpoint import choose, consolidate
 from multitask.evaluation.models import base_model
 from multitask.hub.access import Repository, check_login, inspect
 from multitask.hub.calls import calling
@@ -23,7 +25,7 @@ from multitask.hub.prompts import FILE_NAME as TASKS
 from multitask.hub.prompts import tasks_record
 from multitask.hub.scrub import hide_secrets, scrub
 from multitask.hub.upload import Content, Progress, create, is_same, upload
-from multitask.hub.weights import Found, find, is_repo, loaded_files, portable_adapter_config
+from multitask.hub.weights import Found, find, is_repo, portable_adapter_config
 from multitask.hub.weights import prepare as prepare_weights
 from multitask.run import Run, write_atomic
 from multitask.tasks import task_from_record
@@ -45,6 +47,7 @@ class PushSettings:
         public: Make a new repository public; else it is private.
         license: The model's license; default: the base model's.
         base_model: The base's repository, where the run has it as a folder.
+        checkpoint: ``best``, ``last`` or a step; default: the spec's ``evaluation: {use: ...}``.
     """
 
     merged: bool = False
@@ -52,6 +55,7 @@ class PushSettings:
     public: bool = False
     license: str | None = None
     base_model: str | None = None
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,10 @@ def push(
     from huggingface_hub.utils import logging as hub_logging
 
     settings = settings or PushSettings()
-    found = find(run, merged=settings.merged)
+    choice = choose(run, settings.checkpoint)
+    found = find(
+        run, _merging(run, lambda: consolidate(run, choice, report)), merged=settings.merged
+    )
     base = _base_of(run, found, settings)
     if settings.license is not None:
         check_license(settings.license)
@@ -116,7 +123,8 @@ def push(
     unfinished = _Unfinished(work / "upload.json", str(api.endpoint or constants.ENDPOINT), repo)
     there = inspect(api, repo)
     _check_state(there, settings, goes_on=unfinished.is_there())
-    evaluations, notes = own_evaluations(run)
+    evaluations, notes = own_evaluations(run, choice.folder)
+    notes += [choice.note] if choice.note else []
     license_ = settings.license or _license_of(api, repo, run, base)
     if license_ is None:
         notes.append("the license is not known, and the card says so; give it with --license")
@@ -136,7 +144,7 @@ def push(
         notes.append("the repository has all of it already")
     else:
         _check_state(there, settings, goes_on=False)
-        commit = upload(api, there, files, f"Push {found.folder.parent.name}", progress)
+        commit = upload(api, there, files, f"Push {run.root.name}", progress)
     shutil.rmtree(work / "model", ignore_errors=True)
     unfinished.end()
     endpoint = str(api.endpoint or constants.ENDPOINT)
@@ -165,7 +173,7 @@ def _card(
         evaluations=evaluations,
         plan=_text(run.plan, run),
         axolotl=_text(run.axolotl, run),
-        calibration=_calibration(run, evaluations),
+        calibration=_calibration(found.folder, evaluations),
         versions=_versions(run),
     )
 
@@ -308,10 +316,13 @@ def _method(run: Run) -> str:
     return str(yaml.safe_load(run.spec.read_text(encoding="utf-8")).get("method", "full"))
 
 
-def _calibration(run: Run, evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
-    """The calibration beside the model, unless no evaluation shows that it is of these weights."""
-    path = run.model / CALIBRATION
-    if not evaluations or not path.is_file():
+def _calibration(folder: Path, evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
+    """The calibration beside the model, or else the evaluation of these weights."""
+    if not evaluations:
+        return None
+    places = (folder, *(evaluation.path.parent for evaluation in evaluations))
+    path = next((p / CALIBRATION for p in places if (p / CALIBRATION).is_file()), None)
+    if path is None:
         return None
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content

@@ -11,24 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from multitask.checkpoints import Checkpoint, list_checkpoints
+from multitask.checkpoints.consolidate import SHARD_SIZE, SHARDS, merge_shards
 from multitask.errors import InputError, MultitaskError
 from multitask.evaluation.model_key import model_key
-from multitask.evaluation.models import trained_model
 from multitask.models.adapter import decomposes, load_adapter
 from multitask.run import Run, staged_folder, write_atomic
 
 Report = Callable[[str], None]
 
-_SHARDS = "pytorch_model_fsdp_0"
-_SHARD_SIZE = "5GB"
 _REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
-_LOADED = re.compile(
-    r"(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
-    r"|(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map"
-    r"|added_tokens|chat_template|vocab|preprocessor_config|processor_config)\.json"
-    r"|merges\.txt|chat_template\.jinja|[\w.-]+\.(model|tiktoken)|(modeling|configuration|"
-    r"tokenization)_\w+\.py"
-)
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,7 @@ class Found:
     """What training left, and what has to be done to it.
 
     Attributes:
-        folder: The run's model folder.
+        folder: The run's model folder, or a checkpoint's.
         is_adapter: Whether it is an adapter on a base model.
         shards: The sharded checkpoint that holds the weights, where the folder has none.
         merge: Whether the adapter is to become part of its base.
@@ -63,7 +54,7 @@ class Found:
         """A digest that changes with the weights and with what is done to them."""
         source = model_key(str(self.folder))
         if self.shards is not None:
-            source += model_key(str(self.shards.path / _SHARDS)) + self.shards.path.name
+            source += model_key(str(self.shards.path / SHARDS)) + self.shards.path.name
         return f"{source} merged={self.merge}"
 
 
@@ -72,13 +63,12 @@ def is_repo(name: str) -> bool:
     return bool(_REPO.fullmatch(name)) and not Path(name).exists()
 
 
-def find(run: Run, *, merged: bool) -> Found:
-    """Look at what training left; nothing is loaded.
+def find(run: Run, folder: Path, *, merged: bool) -> Found:
+    """Look at what training left in a folder; nothing is loaded.
 
     Raises:
-        InputError: Training has not ended, there is no adapter to merge, or no weights.
+        InputError: There is no adapter to merge, or no weights.
     """
-    folder = trained_model(run)
     adapter = _adapter_config(folder)
     weights = any(folder.glob("*model*.safetensors"))
     if merged and adapter is None:
@@ -102,7 +92,7 @@ def _adapter_config(folder: Path) -> dict[str, Any] | None:
 def _shards(run: Run) -> Checkpoint:
     """The last checkpoint, when it is complete, sharded, and of the training's end."""
     fix = f"end the training with `multitask train {run.root} --resume`"
-    found = [c for c in list_checkpoints(run.model) if (c.path / _SHARDS).is_dir()]
+    found = [c for c in list_checkpoints(run.model) if (c.path / SHARDS).is_dir()]
     if not found:
         raise InputError("the folder holds no weights", where=run.model, fix=fix)
     last = found[-1]
@@ -150,7 +140,7 @@ def prepare(found: Found, work: Path, report: Report) -> Path:
         if found.shards is not None:
             report(f"merging the shards of {found.shards.path.name}")
             source = stage if not found.merge else stage / "adapter"
-            _merge_shards(found, source)
+            merge_shards(found.shards.path, found.folder, source)
         if found.merge:
             report("merging the adapter into its base model")
             _merge_adapter(source, stage)
@@ -158,61 +148,6 @@ def prepare(found: Found, work: Path, report: Report) -> Path:
                 shutil.rmtree(source)
         write_atomic(stage / mark.name, key)
     return out
-
-
-def _merge_shards(found: Found, out: Path) -> None:
-    """Gather a sharded checkpoint into safetensors beside the small files of the folder."""
-    assert found.shards is not None
-    import torch
-    from accelerate.utils import merge_fsdp_weights
-    from huggingface_hub import save_torch_state_dict
-    from safetensors import safe_open
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    out.mkdir(exist_ok=True)
-    for path in loaded_files(found.folder):
-        shutil.copy2(path, out / path.name)
-    _without_prefix(out / "config.json")
-    gathered = out / "gathered"
-    try:
-        merge_fsdp_weights(str(found.shards.path / _SHARDS), str(gathered))
-    except (Exception, CheckpointException) as error:  # noqa: BLE001  # a damaged shard raises anything
-        damage = next(iter(getattr(error, "failures", {}).values()), (error,))[0]
-        raise MultitaskError(
-            f"the shards cannot be merged ({type(damage).__name__})",
-            where=found.shards.path,
-            fix="remove the checkpoint, then end the training again with --resume",
-        ) from None
-    dtype = None if found.is_adapter else _dtype(found.folder)
-    with safe_open(gathered / "model.safetensors", framework="pt") as file:
-        tensors = {
-            name: file.get_tensor(name).to(getattr(torch, dtype) if dtype else None)
-            for name in file.keys()  # noqa: SIM118 (a file, not a dict)
-        }
-    stem = "adapter_model" if found.is_adapter else "model"
-    save_torch_state_dict(
-        tensors,
-        out,
-        filename_pattern=f"{stem}{{suffix}}.safetensors",
-        max_shard_size=_SHARD_SIZE,
-    )
-    shutil.rmtree(gathered)
-
-
-def _without_prefix(path: Path) -> None:
-    """Take FSDP out of the architecture's name, as Axolotl does only after it merged."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    names = config.get("architectures") or []
-    if any(name.startswith("FSDP") for name in names):
-        config["architectures"] = [name.removeprefix("FSDP") for name in names]
-        write_atomic(path, json.dumps(config, indent=2) + "\n")
-
-
-def _dtype(folder: Path) -> str:
-    """The data type that a model's configuration says; shards of training are often wider."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    name = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
-    return name if name in ("float32", "float16", "bfloat16") else "bfloat16"
 
 
 def _merge_adapter(adapter: Path, out: Path) -> None:
@@ -240,17 +175,12 @@ def _merge_adapter(adapter: Path, out: Path) -> None:
         raise MultitaskError(
             f"the adapter cannot be merged: {_first_line(error)}", where=adapter, fix=fix
         ) from None
-    whole.save_pretrained(out, max_shard_size=_SHARD_SIZE)
+    whole.save_pretrained(out, max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(out)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def loaded_files(folder: Path) -> list[Path]:
-    """The files that a model or an adapter is loaded from; checkpoints and logs are not."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and _LOADED.fullmatch(p.name))
 
 
 def portable_adapter_config(path: Path, base: str) -> bytes:

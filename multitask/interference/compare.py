@@ -11,6 +11,7 @@ from typing import Any
 
 from multitask.data.render import Row, gold
 from multitask.errors import InputError
+from multitask.evaluation.checkpoint import choose
 from multitask.evaluation.comparisons import Answers, Paired, common_rows, compare_all, read_answers
 from multitask.evaluation.evaluate import Evaluation, evaluate
 from multitask.evaluation.inputs import Inputs, digests, read_inputs
@@ -104,7 +105,7 @@ def compare_runs(
     pairs = _pair(inputs, singles, settings)
     own = name_of(model, name)
     found = None
-    if not any(wanted.get(key) for key in ("base", "against", "general", "restart")):
+    if not any(wanted.get(key) for key in ("base", "against", "general", "restart", "checkpoint")):
         found = _there(run, own, inputs, model)
     if found is None:
         evaluation = evaluate(
@@ -204,9 +205,14 @@ def _why_not(run: Run, results: Mapping[str, Any], inputs: Inputs, model: str | 
     key = results.get("key", {})
     if key.get("data") != digests({"data": inputs.key["data"]})["data"]:
         return "of other data"
-    chosen = str(run.model) if model is None else model
-    is_here = is_trained(run) if model is None else Path(model).is_dir()
-    if is_here and key.get("model") != digests({"model": model_key(chosen)})["model"]:
+    chosen = model
+    if model is None and is_trained(run):
+        chosen = str(choose(run, None).folder)
+    if (
+        chosen is not None
+        and Path(chosen).is_dir()
+        and key.get("model") != digests({"model": model_key(chosen)})["model"]
+    ):
         return "of other weights"
     return None
 

@@ -226,7 +226,8 @@ class Search:
         else:
             limit = np.log(self._unvisited) if self._unvisited > 0 else -np.inf
             small = _log_sum(bounds) <= self._found[rows] + limit
-        return small & (bounds.max(1) <= self._best[rows])
+        settled: Bools = small & (bounds.max(1) <= self._best[rows])
+        return settled
 
     def _rank_bound(self, rows: Ints, bounds: Floats) -> Floats:
         """Bound of the nodes to read for the gold leaf's rank; inf where it is known."""

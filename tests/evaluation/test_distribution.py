@@ -32,7 +32,7 @@ class Model:
 
     def __init__(self, rng: np.random.Generator, leak: float) -> None:
         tokens = {word: i for i, word in enumerate(WORDS)}
-        answers = [tuple(tokens[w] for w in label.split("_")) + (99,) for label in LABELS]
+        answers = [(*(tokens[w] for w in label.split("_")), 99) for label in LABELS]
         self.trie, self.keep = build_trie(answers), np.log1p(-leak)
         self.gold = rng.integers(0, len(LABELS), ROWS)
         # Some rows are sure, some are not, and one in eight looks like another label.

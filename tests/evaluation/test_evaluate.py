@@ -138,7 +138,7 @@ def test_calibration_is_fitted_on_validation_and_kept_beside_the_model(trained_c
 def test_contextual_calibration_takes_a_prior_out(trained_copy: Run) -> None:
     evaluate(trained_copy, settings=replace(QUICK, calibration="contextual"))
     for found in load_calibration(trained_copy.model / "calibration.json").values():
-        assert found.method == "contextual+temperature"
+        assert found.method.startswith("contextual")
         assert found.log_prior is not None
         assert len(found.log_prior) == len(found.labels)
 
@@ -236,7 +236,7 @@ def test_a_base_that_was_evaluated_so_is_not_evaluated_again(trained_copy: Run) 
     evaluate(trained_copy, base=True, settings=QUICK, report=said.append)
     assert path.stat().st_mtime_ns == before
     assert any("taken as it is" in message for message in said)
-    evaluate(trained_copy, base=True, settings=replace(QUICK, unvisited=1e-3))
+    evaluate(trained_copy, base=True, settings=replace(QUICK, unvisited=1e-2))
     assert path.stat().st_mtime_ns > before
 
 
@@ -248,6 +248,6 @@ def test_the_terminal_shows_every_system_and_finding(
     text = capsys.readouterr().out
     for words in (
         "trained", "base", "majority label", "TF-IDF + LR", "answered freely, 3 rows",
-        "calibrated on", "over all option orders", "by text per character", "p (Holm)",
+        "validation rows", "over all option orders", "by text per character", "p (Holm)",
     ):  # fmt: skip
         assert words in text

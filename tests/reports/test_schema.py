@@ -88,7 +88,7 @@ def test_results_of_a_generation_task_fit(tmp_path: Path, toy: Path) -> None:
 def test_results_say_what_they_were_made_with(results: dict[str, Any]) -> None:
     made = results["environment"]
     assert {"python", "multitask", "torch", "transformers"} <= set(made["versions"])
-    assert results["schema_version"] == 1
+    assert results["schema_version"] == 2
 
 
 def test_labels_that_lost_recall_are_named(results: dict[str, Any]) -> None:

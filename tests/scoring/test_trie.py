@@ -176,7 +176,9 @@ def test_gold_its_rank_and_the_mass_of_the_rest_are_known(
     shares = search.shares()
     for q, labels in enumerate(label_sets):
         leaf_of = build_trie(labels).leaf_of
-        right = {leaf: languages[q].score(label) for leaf, label in zip(leaf_of, labels)}
+        right = {
+            leaf: languages[q].score(label) for leaf, label in zip(leaf_of, labels, strict=True)
+        }
         found = {leaf: search.scores[q, leaf] for leaf in right}
         visited = {leaf for leaf in right if np.isfinite(found[leaf])}
         of_gold = right[leaf_of[gold[q]]]
