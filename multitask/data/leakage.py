@@ -52,6 +52,7 @@ class Part:
         keys: Fingerprints of their normal form.
         letters: Fingerprints of their letters alone.
         groups: Equal for rows that a split keeps together.
+        labels: The rows' labels; of rows that lie all over the memory they are slow to fetch.
     """
 
     task: str
@@ -60,23 +61,28 @@ class Part:
     keys: Fingerprints = field(default_factory=_nothing)
     letters: Fingerprints = field(default_factory=_nothing)
     groups: Fingerprints = field(default_factory=_nothing)
+    labels: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if len(self.keys):
             return
+        labels = [example.label for example in self.examples]
         keys = fingerprints(self.examples, normalised)
         letters = fingerprints(self.examples, letters_only)
         order = _by_content(self.examples, keys)
-        self.examples = [self.examples[i] for i in order.tolist()]
+        places = order.tolist()
+        self.examples = [self.examples[i] for i in places]
+        self.labels = [labels[i] for i in places]
         self.keys = self.groups = keys[order]
         self.letters = letters[order]
 
     def take(self, mask: npt.NDArray[np.bool_], split: str) -> Part:
         """The rows where ``mask`` is true, under another split's name."""
         places = np.flatnonzero(mask)
-        examples = list(compress(self.examples, mask.tolist()))
+        kept = mask.tolist()
         columns = (column[places] for column in (self.keys, self.letters, self.groups))
-        return Part(self.task, split, examples, *columns)
+        labels = list(compress(self.labels, kept))
+        return Part(self.task, split, list(compress(self.examples, kept)), *columns, labels)
 
 
 def _by_content(examples: Sequence[Example], keys: Fingerprints) -> npt.NDArray[np.int64]:
@@ -182,9 +188,7 @@ class LeakageGate:
                     continue
                 stay[i] = leak.level not in self._spec.remove
                 (self.reported if stay[i] else self.removed).append(leak)
-            kept = part.take(stay, part.split)
-            part.examples, part.keys = kept.examples, kept.keys
-            part.letters, part.groups = kept.letters, kept.groups
+            vars(part).update(vars(part.take(stay, part.split)))
 
     def _near(self, letters: int) -> Mapping[int, float]:
         return (self.neighbours or {}).get(letters, {})

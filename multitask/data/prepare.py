@@ -216,8 +216,7 @@ def _refuse_emptied(prepared: PreparedTask, removed: Sequence[Leak]) -> None:
         if part.examples:
             if split != "train" or prepared.task.kind is not Kind.CLASSIFICATION:
                 continue
-            left = {example.label for example in part.examples}
-            lost = sorted({leak.label for leak in mine} - left)
+            lost = sorted({leak.label for leak in mine} - set(part.labels))
             if not lost:
                 continue
             mine = [leak for leak in mine if leak.label == lost[0]]
@@ -251,7 +250,7 @@ def _divide(prepared: PreparedTask, train: float, gate: LeakageGate, *, seed: in
         return
     stratify = prepared.task.kind is not Kind.GENERATION
     classes = prepared.task.kind is Kind.CLASSIFICATION
-    gate.group(pool, [e.label for e in pool.examples] if classes else [""] * len(pool.examples))
+    gate.group(pool, pool.labels if classes else [""] * len(pool.labels))
     first = _split_mask(pool, train, stratify=stratify, seed=seed)
     prepared.parts["train"] = pool.take(first, "train")
     rest = pool.take(~first, missing[0])
@@ -273,7 +272,7 @@ def _divide(prepared: PreparedTask, train: float, gate: LeakageGate, *, seed: in
 def _split_mask(
     part: Part, fraction: float, *, stratify: bool, seed: int
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    labels = [example.label if stratify else "" for example in part.examples]
+    labels = part.labels if stratify else [""] * len(part.labels)
     return stratified_split(labels, part.groups, fraction, seed=seed)
 
 
@@ -282,3 +281,4 @@ def _shuffle(prepared: PreparedTask, seed: int) -> None:
     for split, part in prepared.parts.items():
         if not (split == "test" and "test" in prepared.read):
             part.examples = shuffle_options(part.examples, part.keys, seed=seed)
+            part.labels = [example.label for example in part.examples]

@@ -189,7 +189,7 @@ def _task_record(
 def _label_counts(p: PreparedTask, split: str) -> dict[str, dict[str, int]]:
     if p.task.kind is Kind.GENERATION:
         return {}
-    found = Counter([example.label for example in p.parts[split].examples])
+    found = Counter(p.parts[split].labels)
     return {"labels": dict(sorted(found.items()))}
 
 
@@ -198,12 +198,12 @@ def _checks(p: PreparedTask, spec: Spec) -> dict[str, float]:
     if p.task.kind is Kind.GENERATION:
         return {}
     part = p.parts["train"]
-    answers = [example.label for example in part.examples]
+    answers = part.labels
     count = len(p.task.templates)
     numbers = pick_templates(part.keys, None, count, seed=spec.seed)
     checks = {"template independent of answer": independence_p_value(numbers, answers)}
-    same_length = len({len(example.choices) for example in part.examples}) == 1
-    if p.task.kind is Kind.MULTIPLE_CHOICE and same_length:
+    choice = p.task.kind is Kind.MULTIPLE_CHOICE
+    if choice and len({len(example.choices) for example in part.examples}) == 1:
         checks["gold position even"] = uniform_p_value(answers, p.task.labels)
     return {name: round(value, 6) for name, value in checks.items()}
 
