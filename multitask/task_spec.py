@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from multitask.tasks import Kind
 
@@ -73,7 +81,8 @@ class TaskSpec(StrictModel):
     """A user's own task, with no Python.
 
     Attributes:
-        name: The task's name: letters, digits, ``_``, ``-`` and ``.``.
+        name: The task's name: letters, digits, ``_``, ``-`` and ``.``; it begins with none of the
+            last two, and is not ``macro`` or ``worst``, which stand for all tasks.
         kind: classification, multiple_choice or generation.
         source: Where its rows are.
         columns: Column of each part; default: columns that have the part's own name.
@@ -87,7 +96,7 @@ class TaskSpec(StrictModel):
         max_bad_rows: How many unusable rows are left out before the task is refused.
     """
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
     kind: Kind
     source: SourceSpec
     columns: dict[str, str | list[str]] = {}
@@ -95,6 +104,36 @@ class TaskSpec(StrictModel):
     positive_label: str | None = None
     template: str | TemplateSpec | list[TemplateSpec] | None = None
     max_bad_rows: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if name in ("macro", "worst"):
+            raise ValueError(f"the name {name!r} stands for all tasks together; take another")
+        return name
+
+    @field_validator("labels")
+    @classmethod
+    def _are_classes(cls, labels: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        kind = info.data.get("kind", Kind.CLASSIFICATION)
+        if labels is not None and kind is not Kind.CLASSIFICATION:
+            raise ValueError(f"`labels` belongs to a classification, not to {kind}")
+        seen: dict[str, str] = {}
+        for label in labels or ():
+            if not label or label != label.strip():
+                raise ValueError(f"the label {label!r} is empty or has spaces around it")
+            other = seen.get(looks_like(label))
+            seen[looks_like(label)] = label
+            if other is not None:
+                same = "is there twice" if other == label else f"looks the same as {other!a}"
+                raise ValueError(f"the label {label!a} {same}; leave one out")
+        return labels
+
+
+def looks_like(label: str) -> str:
+    """A label as a reader sees it: in one Unicode form and without invisible characters."""
+    seen = (c for c in unicodedata.normalize("NFC", label) if unicodedata.category(c) != "Cf")
+    return "".join(seen).strip()
 
 
 class TemplatesSpec(StrictModel):
@@ -107,6 +146,9 @@ class TemplatesSpec(StrictModel):
         answers: Multiple choice is answered by the option's letter or by its text.
         shuffle_options: Move the options of a multiple choice so that the gold answer is evenly
             spread over the positions; official test rows keep their order.
+        special_tokens: What happens where a cell holds a special token of the model, such as
+            ``<|im_end|>``, which would become a control token: ``refuse`` ends with an error,
+            ``escape`` puts a space into it, ``keep`` leaves it.
         format: ``chat`` uses the model's own chat template; ``alpaca`` the Alpaca instruction
             template, for base models, and rows get ``instruction``, ``input`` and ``output`` too.
     """
@@ -115,6 +157,7 @@ class TemplatesSpec(StrictModel):
     list_labels: bool | None = None
     answers: Literal["letter", "text"] = "letter"
     shuffle_options: bool = False
+    special_tokens: Literal["refuse", "escape", "keep"] = "refuse"
     format: Literal["auto", "chat", "alpaca"] = "auto"
 
 

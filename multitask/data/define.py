@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from multitask.data.adapters import Adapter, load_adapter
 from multitask.data.mapping import mapped_adapter
+from multitask.data.scorable import require_distinct_responses
 from multitask.errors import InputError, did_you_mean
 from multitask.task_spec import TaskSpec, TemplateSpec, TemplatesSpec
 from multitask.tasks import Kind, Task, Template, shipped_kind, shipped_templates, task_names
@@ -41,8 +42,7 @@ def define_task(entry: str | TaskSpec, labels: tuple[str, ...], words: Templates
         answers=words.answers,
         positive_label=None if isinstance(entry, str) else entry.positive_label,
     )
-    if kind is Kind.CLASSIFICATION:
-        _require_distinct_responses(task)
+    require_distinct_responses(task)
     if task.positive_label is not None:
         _require_two_labels(task)
     return task
@@ -96,19 +96,3 @@ def _templates(entry: str | TaskSpec) -> tuple[Template, ...]:
     return tuple(
         Template(name, one.prompt, one.response) for name, one in zip(names, several, strict=True)
     )
-
-
-def _require_distinct_responses(task: Task) -> None:
-    for template in task.templates:
-        by_response: dict[str, str] = {}
-        for label in task.labels:
-            response = task.response_for(label, template)
-            other = by_response.setdefault(response, label)
-            if other != label or not response:
-                raise InputError(
-                    f"the labels {other!r} and {label!r} give the same response {response!r}"
-                    if response
-                    else f"the label {label!r} gives an empty response",
-                    where=f"task {task.name!r}: template {template.name!r}",
-                    fix="use {{ label }} in the response",
-                )

@@ -21,6 +21,8 @@ from multitask.data.define import adapter_of, define_task
 from multitask.data.leakage import LeakageGate, Part, summary
 from multitask.data.render import Renderer, Row, gold, pick_templates
 from multitask.data.sources import read_task, sha256
+from multitask.data.special_tokens import guard_cells, token_pattern
+from multitask.data.tokens import load_tokenizer
 from multitask.errors import InputError
 from multitask.run import Run, write_atomic
 from multitask.spec import Spec, check_task, name_of, resolve_task
@@ -138,7 +140,16 @@ def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) 
     )
     task = define_task(entry, data.labels, spec.templates)
     split = next(name for name in _PREFERRED if data.splits.get(name))
-    part = Part(adapter.name, split, list(data.splits[split]))
+    rows = {split: list(data.splits[split])}
+    guard_cells(
+        rows,
+        token_pattern(load_tokenizer(spec, run.root)),
+        spec.templates.special_tokens,
+        kind=task.kind,
+        task=task.name,
+        where=source.location,
+    )
+    part = Part(adapter.name, split, rows[split])
     gate = LeakageGate([part, *train], spec.leakage, seed=spec.seed)
     gate.compare([part], train)
     if not part.examples:

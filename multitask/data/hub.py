@@ -17,6 +17,9 @@ from multitask.errors import InputError
 
 _T = TypeVar("_T")
 _SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv", ".ndjson")
+_SPLIT_WORDS = {"train": "train", "test": "test"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev"), "validation"
+)
 _RETRIES = 3
 _FIRST_WAIT = 0.5
 
@@ -84,26 +87,33 @@ def split_files(names: Sequence[str], split: str, config: str | None) -> list[st
     """The data files of a split in a repository, by the names that the Hub's own tools use.
 
     A split's name stands alone between separators, as in ``train.csv``,
-    ``data/train-00000-of-00002.parquet`` or ``CONFIG/train/0000.parquet``. When the repository has
-    data files of one kind and none that names a split, all of them are ``train``.
+    ``data/train-00000-of-00002.parquet`` or ``CONFIG/train/0000.parquet``. The innermost name that
+    speaks of one split counts: ``train_test_split/test.csv`` is a test file. When the repository
+    has data files of one kind and none that names a split, all of them are ``train``.
     """
     data = sorted(n for n in names if n.lower().endswith(_SUFFIXES))
     if config is not None:
         data = [n for n in data if config in n.split("/")[:-1]]
     if split in names:
         return [split]
-    pattern = re.compile(rf"(?<![A-Za-z0-9]){re.escape(split)}(?![A-Za-z0-9])")
+    wanted = [n for n in data if split_of(n) == split]
+    if not wanted and split == "train" and not any(map(split_of, data)):
+        wanted = data
     for suffix in _SUFFIXES:
-        found = [n for n in data if n.lower().endswith(suffix) and pattern.search(n)]
+        found = [n for n in wanted if n.lower().endswith(suffix)]
         if found:
             return found
-    named = re.compile(r"(?<![A-Za-z0-9])(train|validation|valid|dev|test)(?![A-Za-z0-9])")
-    if split == "train" and not any(named.search(n) for n in data):
-        for suffix in _SUFFIXES:
-            found = [n for n in data if n.lower().endswith(suffix)]
-            if found:
-                return found
     return []
+
+
+def split_of(name: str) -> str | None:
+    """The split that a data file belongs to by its path; None where no name speaks of just one."""
+    for part in reversed(name.lower().split("/")):
+        words = re.findall(r"[a-z0-9]+", part)
+        found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+        if len(found) == 1:
+            return found.pop()
+    return None
 
 
 def _listing(dataset: HubDataset) -> tuple[str, list[str]]:

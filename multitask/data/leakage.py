@@ -78,11 +78,16 @@ class Part:
 
     def take(self, mask: npt.NDArray[np.bool_], split: str) -> Part:
         """The rows where ``mask`` is true, under another split's name."""
-        places = np.flatnonzero(mask)
         kept = mask.tolist()
-        columns = (column[places] for column in (self.keys, self.letters, self.groups))
-        labels = list(compress(self.labels, kept))
-        return Part(self.task, split, list(compress(self.examples, kept)), *columns, labels)
+        return Part(
+            self.task,
+            split,
+            list(compress(self.examples, kept)),
+            self.keys[mask],
+            self.letters[mask],
+            self.groups[mask],
+            list(compress(self.labels, kept)),
+        )
 
 
 def _by_content(examples: Sequence[Example], keys: Fingerprints) -> npt.NDArray[np.int64]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from multitask.data.adapters import Adapter, Files, HubDataset, TaskData
+from multitask.data.normal_form import normalised
 from multitask.data.records import columns_of, select_blocks
 from multitask.data.rejects import Rejects
 from multitask.errors import InputError, did_you_mean
-from multitask.task_spec import SourceSpec, TaskSpec
+from multitask.task_spec import SourceSpec, TaskSpec, looks_like
 from multitask.tasks import Example, Kind, letter
 
 # The parts that a kind of task is made of, and the columns that stand in for one another.
@@ -25,6 +27,7 @@ _PARTS = {
     ),
 }
 _MAX_OPTIONS = 26
+NO_LABEL = "no label"
 
 Make = Callable[[str, tuple[Any, ...]], "Example | str"]
 
@@ -90,14 +93,46 @@ def _read(spec: TaskSpec, files: Files, rejects: Rejects) -> TaskData:
         if split not in files:
             continue
         make = _maker(spec, labels)
-        splits[split] = _examples(spec, split, files[split], make, rejects)
+        own = Rejects(limit=None, on_rows=rejects.on_rows, looked_at=rejects.looked_at)
+        rows = _examples(spec, split, files[split], make, own)
+        if spec.source.hub and split != "train" and not rows and set(own.reasons) == {NO_LABEL}:
+            # As the test splits of benchmarks whose answers are kept back.
+            rejects.notes.append(f"the {split} split has no labels, so it is left out")
+            continue
+        rejects.take(own)
+        splits[split] = rows
         if split == "train" and spec.kind is Kind.CLASSIFICATION and labels is None:
-            labels = sorted({example.label for example in splits["train"]})
+            counts = Counter(example.label for example in rows)
+            labels = sorted(counts)
             _require_classes(labels, spec, files["train"][0])
+            rejects.notes += _alike(counts, spec, files["train"][0])
     if spec.kind is Kind.MULTIPLE_CHOICE:
         most = max((len(e.choices) for rows in splits.values() for e in rows), default=0)
         labels = [letter(i) for i in range(most)]
     return TaskData(labels=tuple(labels or ()), splits=splits)
+
+
+def _alike(counts: Counter[str], spec: TaskSpec, path: Path) -> list[str]:
+    """Warnings of labels that differ in case alone.
+
+    Raises:
+        InputError: Two labels look the same.
+    """
+    notes = []
+    seen: dict[str, str] = {}
+    for label in sorted(counts):
+        other = seen.setdefault(normalised(label), label)
+        if other == label:
+            continue
+        both = f"{other!a} ({counts[other]:,} rows) and {label!a} ({counts[label]:,} rows)"
+        if looks_like(other) == looks_like(label):
+            raise InputError(
+                f"the labels {both} of task {spec.name!r} look the same",
+                where=path,
+                fix="they differ in Unicode form or in invisible characters; make them one",
+            )
+        notes.append(f"the labels {both} differ in case or spaces alone, and are two classes")
+    return notes
 
 
 def _require_classes(labels: Sequence[str], spec: TaskSpec, path: Path) -> None:
@@ -147,12 +182,21 @@ def _columns(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:
         part: column if isinstance(column, list) else [column]
         for part, column in spec.columns.items()
     }
-    for parts in _PARTS[spec.kind]:
+    # A part that is named must be read: a form without it does not do, whatever the file has.
+    wanted = named.keys() - {"id"}
+    forms = [parts for parts in _PARTS[spec.kind] if wanted <= set(parts)]
+    if not forms:
+        raise InputError(
+            f"{', '.join(sorted(wanted))} belong to no one form of a {spec.kind} task",
+            where=f"task {spec.name!r}: key 'columns'",
+            fix=f"name parts of one of: {'; '.join(map(', '.join, _PARTS[spec.kind]))}",
+        )
+    for parts in forms:
         chosen = {part: named.get(part, [part]) for part in parts}
         if all(column in known for columns in chosen.values() for column in columns):
             ids = named.get("id", [])
             return [*ids, *(c for part in parts for c in chosen[part])], bool(ids)
-    parts = _PARTS[spec.kind][0]
+    parts = forms[0]
     for part in parts:
         for column in named.get(part, [part]):
             if column not in known:
@@ -186,13 +230,13 @@ class _Classification:
             return "no text"
         if type(label) is not str:
             if label is None or isinstance(label, (list, dict, float)):
-                return "no label"
+                return NO_LABEL
             label = str(label)
         clean = self._spellings.get(label)
         if clean is None:
             clean = label.strip()
             if not clean:
-                return "no label"
+                return NO_LABEL
             if self._known is not None and clean not in self._known:
                 return f"the label is none of the declared ones: {clean[:80]!r}"
             self._spellings[label] = clean

@@ -37,6 +37,13 @@ def mixture_sizes(rows: Mapping[str, int], mixture: MixtureSpec) -> dict[str, in
     total = (mixture.size or sum(capped.values())) - sum(fixed.values())
     if mixture.size is None:
         total = sum(free.values())
+    elif total < 0 or (total and not free):
+        raise InputError(
+            f"`epochs` gives {', '.join(fixed)} {sum(fixed.values()):,} rows, and `size` wants "
+            f"{mixture.size:,} in all",
+            where="keys 'mixture.size' and 'mixture.epochs'",
+            fix="leave one of them out",
+        )
     elif free and total < len(free):
         raise InputError(
             f"a mixture of {mixture.size} rows leaves none for {', '.join(free)}",

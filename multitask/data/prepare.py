@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,11 @@ from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled
 from multitask.data.options import shuffle_options
 from multitask.data.rejects import Rejects
 from multitask.data.render import Renderer, pick_templates
+from multitask.data.scorable import check_answers, check_scorable
 from multitask.data.sources import Source, read_task
+from multitask.data.special_tokens import SpecialTokens, guard_cells, token_pattern
 from multitask.data.split import stratified_split
+from multitask.data.tokens import load_tokenizer
 from multitask.errors import InputError
 from multitask.models import ModelInfo, model_info
 from multitask.spec import Spec
@@ -46,6 +50,8 @@ class PreparedTask:
         read: How many rows each split of the source had.
         places: Rows of the training part in one pass over the mixture, by position.
         uses: Which use of its row each of them is, from 0.
+        special: Special tokens that its cells held.
+        odd: What is odd about its prompts.
     """
 
     task: Task
@@ -53,8 +59,15 @@ class PreparedTask:
     rejects: Rejects
     parts: dict[str, Part]
     read: dict[str, int]
+    special: SpecialTokens
     places: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     uses: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    odd: list[str] = field(default_factory=list)
+
+    def phrasings(self, split: str, *, seed: int) -> Indices:
+        """The number of the phrasing that each row of a held-out split gets."""
+        count = len(self.task.templates)
+        return pick_templates(self.parts[split].keys, None, count, seed=seed)
 
 
 @dataclass
@@ -132,14 +145,21 @@ def prepare_tasks(
             be made.
     """
     tasks = []
+    tokenizer = load_tokenizer(spec, Path())
+    special = token_pattern(tokenizer)
     for entry in spec.tasks:
         adapter = adapter_of(entry)
         report(f"reading {adapter.name}")
-        tasks.append(_read(entry, adapter, spec, progress))
+        tasks.append(_read(entry, adapter, spec, special, progress))
     gate = _gate_and_split(tasks, spec, report)
     for prepared in tasks:
         if spec.templates.shuffle_options and prepared.task.kind is Kind.MULTIPLE_CHOICE:
             _shuffle(prepared, spec.seed)
+    for prepared in tasks:
+        held_out = {s: prepared.phrasings(s, seed=spec.seed) for s in ("validation", "test")}
+        prepared.odd = check_scorable(prepared.task, prepared.parts, held_out)
+        if tokenizer is not None:
+            check_answers(prepared.task, tokenizer)
     sizes = mixture_sizes(
         {prepared.task.name: len(prepared.parts["train"].examples) for prepared in tasks},
         spec.mixture,
@@ -168,7 +188,13 @@ def uses_alpaca(spec: Spec, model: ModelInfo) -> bool:
     return model.alpaca
 
 
-def _read(entry: str | TaskSpec, adapter: Adapter, spec: Spec, progress: Progress) -> PreparedTask:
+def _read(
+    entry: str | TaskSpec,
+    adapter: Adapter,
+    spec: Spec,
+    special: re.Pattern[str],
+    progress: Progress,
+) -> PreparedTask:
     data_dir = Path(spec.data_dir) if spec.data_dir else None
     source, data, rejects = read_task(
         adapter,
@@ -177,9 +203,18 @@ def _read(entry: str | TaskSpec, adapter: Adapter, spec: Spec, progress: Progres
         on_rows=lambda rows: progress(f"reading {adapter.name}", rows, None),
     )
     task = define_task(entry, data.labels, spec.templates)
-    parts = {split: Part(adapter.name, split, rows) for split, rows in data.splits.items()}
-    read = {split: len(rows) for split, rows in data.splits.items()}
-    return PreparedTask(task=task, source=source, rejects=rejects, parts=parts, read=read)
+    splits = dict(data.splits)
+    found = guard_cells(
+        splits,
+        special,
+        spec.templates.special_tokens,
+        kind=task.kind,
+        task=task.name,
+        where=source.location,
+    )
+    parts = {split: Part(adapter.name, split, rows) for split, rows in splits.items()}
+    read = {split: len(rows) for split, rows in splits.items()}
+    return PreparedTask(task, source, rejects, parts, read, found)
 
 
 def _gate_and_split(tasks: Sequence[PreparedTask], spec: Spec, report: Report) -> LeakageGate:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ csv.field_size_limit(2**24)
 _BLOCK = 4096
 
 _DELIMITERS = (",", ";", "\t", "|")
+# A name in quotes may have line breaks; one that is never closed is not looked for for long.
+_HEADER_LINES = 20
 _MISSING = object()
 
 
@@ -86,6 +88,12 @@ def select_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Itera
     for column in columns:
         if column not in known:
             raise InputError(f"no column {column!r}", where=path, fix=did_you_mean(column, known))
+        if known.count(column) > 1:
+            raise InputError(
+                f"{known.count(column)} columns are called {column!r}",
+                where=path,
+                fix="rename all but the one you mean",
+            )
     readers = {"csv": _csv_blocks, "jsonl": _jsonl_blocks, "parquet": _parquet_blocks}
     empty = True
     for block in readers[_kind(path)](path, columns, rejects):
@@ -170,12 +178,19 @@ def _no_rows(path: Path) -> InputError:
 
 
 def _csv_header(path: Path) -> tuple[list[str], str]:
-    """Column names and the delimiter: the one that the header line has most of."""
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        line = file.readline(2**20)
-    delimiter = max(_DELIMITERS, key=lambda d: (line.count(d), d == ","))
-    header = next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
-    return [name.strip() for name in header], delimiter
+    """Column names and the delimiter: the one that divides the header into most columns."""
+    header: list[str] = []
+    best = ","
+    for delimiter in _DELIMITERS:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            lines = (file.readline(2**20) for _ in range(_HEADER_LINES))
+            try:
+                names = next(csv.reader(lines, delimiter=delimiter), [])
+            except csv.Error:
+                continue
+        if len(names) > len(header):
+            header, best = names, delimiter
+    return [name.strip() for name in header], best
 
 
 def _csv_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Iterator[Block]:
@@ -273,24 +288,35 @@ def _parquet(path: Path) -> Any:
         ) from None
 
 
-def _parquet_blocks(
-    path: Path,
-    columns: Sequence[str],
-    rejects: Rejects,  # noqa: ARG001 (the readers are called alike; Parquet is torn as a whole)
-) -> Iterator[Block]:
-    """Rows of a Parquet file; integers that are a ``ClassLabel`` by its metadata become names."""
+def _parquet_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Iterator[Block]:
+    """Rows of a Parquet file; integers that are a ``ClassLabel`` by its metadata become names.
+
+    As everywhere in ``datasets``, -1 is a row without a label (``datasets/features/features.py``,
+    ``ClassLabel``); it becomes None.
+    """
     table = _parquet(path).select(list(columns))
     names = _class_names(table.schema)
     done = 0
     for batch in table.to_batches(max_chunksize=_BLOCK):
-        lists = [
-            [None if v is None else names[column][v] for v in values.to_pylist()]
-            if column in names
-            else values.to_pylist()
-            for column, values in zip(columns, batch.columns, strict=True)
-        ]
-        yield Block(range(done + 1, done + batch.num_rows + 1), lists)
+        lists = [values.to_pylist() for values in batch.columns]
+        rows: Sequence[int] = range(done + 1, done + batch.num_rows + 1)
         done += batch.num_rows
+        wrong: set[int] = set()
+        for place, column in enumerate(columns):
+            if column not in names:
+                continue
+            known = dict(enumerate(names[column])) | {-1: None, None: None}
+            for row, value in zip(rows, lists[place], strict=True):
+                if value not in known and row not in wrong:
+                    wrong.add(row)
+                    detail = f"({value}, and there are {len(names[column])})"
+                    rejects.add(path, row, "the class is none of those", detail=detail)
+            lists[place] = [known.get(value) for value in lists[place]]
+        if wrong:
+            keep = [row not in wrong for row in rows]
+            rows = list(compress(rows, keep))
+            lists = [list(compress(values, keep)) for values in lists]
+        yield Block(rows, lists)
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:

@@ -56,6 +56,13 @@ class Rejects:
             text = f"{reason} {detail}".strip()
             self.listed.append({"file": path.name, "row": row, "reason": text})
 
+    def take(self, other: Rejects) -> None:
+        """Add the bad rows and notes of another part of the same task."""
+        self.reasons += other.reasons
+        self.listed += other.listed[: _KEPT - len(self.listed)]
+        self.notes += other.notes
+        self.looked_at = other.looked_at
+
     def check(self, path: Path, task: str) -> None:
         """Refuse the task when there are more bad rows than the limit.
 

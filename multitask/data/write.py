@@ -178,6 +178,7 @@ def _task_record(
         },
         "duplicates_in_train": duplicates_within(train),
         "dropped": p.rejects.record(),
+        "special_tokens": p.special.record(),
     }
     if tokens is not None:
         record["tokens"] = tokens[p.task.name].record()
@@ -209,7 +210,7 @@ def _checks(p: PreparedTask, spec: Spec) -> dict[str, float]:
 
 
 def _warnings(p: PreparedTask, gate: LeakageGate, record: dict[str, Any]) -> list[str]:
-    warnings = list(p.rejects.notes)
+    warnings = [*p.rejects.notes, *p.special.warnings(), *p.odd]
     if p.rejects.count:
         warnings.append(f"{p.rejects.count:,} rows could not be used")
     if record["mixture"]["epochs_seen"] > 10:

@@ -232,6 +232,20 @@ def test_commonsense_qa_comes_from_the_hub_as_well(
         (["train.csv", "train.parquet"], "train", None, ["train.parquet"]),
         (["training_notes.csv", "restrain.csv", "train.csv"], "train", None, ["train.csv"]),
         (["contest.csv", "train.csv"], "test", None, []),
+        (
+            ["train_test_split/test.csv", "train_test_split/train.csv"],
+            "train",
+            None,
+            ["train_test_split/train.csv"],
+        ),
+        (
+            ["train_test_split/test.csv", "train_test_split/train.csv"],
+            "test",
+            None,
+            ["train_test_split/test.csv"],
+        ),
+        (["train_test_split/x.csv"], "test", None, []),
+        (["train.csv", "dev.csv"], "validation", None, ["dev.csv"]),
     ],
 )
 def test_the_files_of_a_split(

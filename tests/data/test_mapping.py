@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from multitask.data.mapping import mapped_adapter, option_letter
+from multitask.data.rejects import Rejects
 from multitask.data.sources import read_task
 from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
@@ -234,6 +236,29 @@ def test_duplicate_ids_are_bad_rows(tmp_path: Path) -> None:
         ({"nmae": "x"}, ["unknown key 'nmae'", "did you mean 'name'"]),
         ({"name": "banking77"}, ["is the name of a shipped task"]),
         ({"name": "a b"}, ["tasks.0.name"]),
+        ({"name": ".."}, ["tasks.0.name"]),
+        ({"name": "-rf"}, ["tasks.0.name"]),
+        ({"name": "x" * 101}, ["tasks.0.name"]),
+        ({"name": "macro"}, ["stands for all tasks"]),
+        ({"name": "worst"}, ["stands for all tasks"]),
+        ({"labels": ["late", "lost", "late"]}, ["the label 'late' is there twice"]),
+        ({"labels": ["late", "late\u200b"]}, ["looks the same as 'late'"]),
+        ({"labels": ["caf\u00e9", "cafe\u0301"]}, ["looks the same as 'caf\\xe9'"]),
+        ({"labels": ["late ", "lost"]}, ["has spaces around it"]),
+        ({"kind": "generation", "labels": ["a", "b"]}, ["`labels` belongs to a classification"]),
+        (
+            {"template": {"prompt": "Classify: { text }", "response": "{{ label }}"}},
+            ["the prompt is the same for every row", "template 'own'"],
+        ),
+        (
+            {
+                "template": [
+                    {"prompt": "{{ text }}", "response": "{{ label }}"},
+                    {"prompt": "{% if text %}Classify{% endif %}", "response": "{{ label }}"},
+                ]
+            },
+            ["the prompt is the same for every row", "template 'own-2'"],
+        ),
     ],
 )
 def test_a_mistake_in_a_task_is_one_clear_message(
@@ -251,6 +276,117 @@ def test_a_mistake_in_a_task_is_one_clear_message(
         prepare(load_spec(write_spec(tasks=[whole | task], sample=None)), tmp_path / "run")
     assert all(part in str(error.value) for part in expected), str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_split_of_the_hub_without_labels_is_left_out(tmp_path: Path) -> None:
+    """As GLUE's test splits: every row has the class -1."""
+    train = _jsonl(tmp_path / "train.jsonl", *({"text": x, "label": x} for x in "ab"))
+    test = _jsonl(tmp_path / "test.jsonl", *({"text": x, "label": None} for x in "ab"))
+    content = {"name": "t", "kind": "classification", "source": {"hub": "owner/name"}}
+    rejects = Rejects()
+    adapter = mapped_adapter(TaskSpec.model_validate(content))
+    data = adapter.read({"train": (train,), "test": (test,)}, rejects)
+    assert list(data.splits) == ["train"]
+    assert rejects.count == 0
+    assert rejects.notes == ["the test split has no labels, so it is left out"]
+    assert rejects.looked_at == 4
+
+
+def _labelled(tmp_path: Path, labels: list[str]) -> Path:
+    rows = [[f"text {i} of {i * 7}", labels[i % len(labels)]] for i in range(30)]
+    return _csv(tmp_path / "x.csv", ["text", "label"], *rows)
+
+
+@pytest.mark.parametrize("twin", ["late\u200b", "la\u00adte", "\ufefflate"])
+def test_labels_that_look_the_same_are_refused(tmp_path: Path, twin: str) -> None:
+    path = _labelled(tmp_path, ["late", "lost", twin])
+    with pytest.raises(InputError, match=r"'late' \(10 rows\).* look the same"):
+        _examples(kind="classification", source={"path": str(path)})
+
+
+def test_labels_in_two_unicode_forms_are_refused(tmp_path: Path) -> None:
+    path = _labelled(tmp_path, ["caf\u00e9", "cafe\u0301"])
+    with pytest.raises(InputError, match="look the same"):
+        _examples(kind="classification", source={"path": str(path)})
+
+
+def test_labels_that_differ_in_case_are_a_warning(tmp_path: Path, write_spec: WriteSpec) -> None:
+    _labelled(tmp_path, ["late", "Late", "lost"])
+    task = {"name": "t", "kind": "classification", "source": {"path": "x.csv"}}
+    run = prepare(load_spec(write_spec(tasks=[task], sample=None)), tmp_path / "run")
+    warning = "'Late' (10 rows) and 'late' (10 rows) differ in case or spaces alone"
+    assert warning in run.plan.read_text()
+
+
+def test_named_columns_are_read_though_another_form_fits(tmp_path: Path) -> None:
+    row = {"prompt": "p", "response": "r", "q": "question", "a": "answer"}
+    path = _jsonl(tmp_path / "x.jsonl", row)
+    source = {"path": str(path)}
+    columns = {"instruction": "q", "output": "a"}
+    (example,) = _examples(kind="generation", source=source, columns=columns)
+    assert (example.text, example.label) == ("question", "answer")
+    with pytest.raises(InputError, match="output, prompt belong to no one form"):
+        _examples(kind="generation", source=source, columns={"prompt": "q", "output": "a"})
+    with pytest.raises(InputError, match="no column 'x' for the instruction"):
+        _examples(kind="generation", source=source, columns={"instruction": "x"})
+
+
+_QUESTION = {"question": "q?", "choices": ["x", "y"], "answer": "A"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "template", "expected"),
+    [
+        ("multiple_choice", ("{{ question }} {{ choices }}", "B"), "give the same response 'B'"),
+        ("multiple_choice", ("{{ question }}", "{{ answer }}"), "does not show the options"),
+        (
+            "multiple_choice",
+            ("{{ question }} {{ choices }}", "{{ answer[:3] }}"),
+            "the options 'one 0' and 'one 1' give the same response 'one', or",
+        ),
+        (
+            "multiple_choice",
+            ("{{ choices }} {% if answers == 'text' %}{{ oops }}{% endif %}", "{{ answer }}"),
+            "'oops' is undefined",
+        ),
+        ("generation", ("{{ prompt }}", "yes"), "the response is the same for every row"),
+        ("generation", ("Answer!", "{{ response }}"), "the prompt is the same for every row"),
+    ],
+)
+def test_what_could_not_be_scored_is_refused_before_the_training(
+    tmp_path: Path, write_spec: WriteSpec, kind: str, template: tuple[str, str], expected: str
+) -> None:
+    rows = [
+        {
+            "question": f"question {i}?",
+            "choices": [f"one {i}", f"one {i + 1}"],
+            "answer": "AB"[i % 2],
+        }
+        for i in range(30)
+    ]
+    if kind == "generation":
+        rows = [{"prompt": f"say {i}", "response": f"said {i * 3}"} for i in range(30)]
+    _jsonl(tmp_path / "x.jsonl", *rows)
+    words = dict(zip(("prompt", "response"), template, strict=True))
+    task = {"name": "t", "kind": kind, "source": {"path": "x.jsonl"}, "template": words}
+    with pytest.raises(InputError) as error:
+        prepare(load_spec(write_spec(tasks=[task], sample=None)), tmp_path / "run")
+    message = re.sub(r"'one \d+' and 'one \d+'", "'one 0' and 'one 1'", str(error.value))
+    assert expected.removesuffix(", or") in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_that_leaves_out_the_input_is_a_warning(
+    tmp_path: Path, write_spec: WriteSpec
+) -> None:
+    rows = [{"instruction": f"do {i % 9}", "input": f"in {i}", "output": f"{i}"} for i in range(30)]
+    _jsonl(tmp_path / "x.jsonl", *rows)
+    task = {"name": "t", "kind": "generation", "source": {"path": "x.jsonl"}}
+    task |= {"template": {"prompt": "{{ instruction }}", "response": "{{ output }}"}}
+    run = prepare(load_spec(write_spec(tasks=[task], sample=None)), tmp_path / "run")
+    assert (
+        "rows that differ have the same prompt; does it leave out a part?" in run.plan.read_text()
+    )
 
 
 def test_one_class_only_is_refused(tmp_path: Path) -> None:

@@ -46,7 +46,13 @@ def test_sizes(wishes: dict[str, object], expected: dict[str, int]) -> None:
     [
         ({"caps": {"bigg": 1}}, "did you mean 'big'"),
         ({"strategy": "weights", "weights": {"big": 1}}, "'mid' has no weight"),
-        ({"size": 200, "epochs": {"big": 1}}, "leaves none for mid, small"),
+        ({"size": 9001, "epochs": {"big": 1}}, "leaves none for mid, small"),
+        (
+            {"size": 200, "epochs": {"big": 1}},
+            "`epochs` gives big 9,000 rows, and `size` wants 200",
+        ),
+        ({"size": 10, "epochs": dict.fromkeys(ROWS, 1)}, "`size` wants 10 in all"),
+        ({"size": 99999, "epochs": dict.fromkeys(ROWS, 1)}, "`size` wants 99,999 in all"),
     ],
 )
 def test_wishes_that_cannot_be_met(wishes: dict[str, object], expected: str) -> None:

@@ -61,6 +61,57 @@ def test_parquet_class_labels_become_names(tmp_path: Path) -> None:
     assert _read(path, "text", "label")[0] == [(1, ("t", "yes"))]
 
 
+def test_a_class_that_is_none_is_no_label(tmp_path: Path) -> None:
+    """-1 marks rows without a label; Python would take it for the last class."""
+    datasets = pytest.importorskip("datasets")
+    label = datasets.ClassLabel(names=["no", "yes"])
+    path = tmp_path / "a.parquet"
+    rows = {"text": list("abcd"), "label": [1, -1, 0, 1]}
+    features = datasets.Features({"text": datasets.Value("string"), "label": label})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    assert [values for _, values in _read(path, "text", "label")[0]] == [
+        ("a", "yes"), ("b", None), ("c", "no"), ("d", "yes"),
+    ]  # fmt: skip
+
+
+def test_a_class_beyond_the_names_is_a_bad_row(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    datasets = pytest.importorskip("datasets")
+    label = datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": label})
+    table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features).data.table
+    wrong = table.set_column(1, table.schema.field(1), [[7, 1]])
+    pq.write_table(wrong, tmp_path / "a.parquet")
+    rows, rejects = _read(tmp_path / "a.parquet", "text", "label")
+    assert rows == [(2, ("b", "yes"))]
+    assert _listed(rejects) == [(1, "the class is none of those (7, and there are 2)")]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ('"text, raw";label', ["text, raw", "label"]),
+        ('"a;b",label', ["a;b", "label"]),
+        ('"two\nlines",label', ["two\nlines", "label"]),
+        ("text", ["text"]),
+    ],
+)
+def test_a_delimiter_inside_quotes_divides_nothing(
+    tmp_path: Path, header: str, expected: list[str]
+) -> None:
+    row = ";".join("xy"[: len(expected)]) if ";label" in header else ",".join("xy"[: len(expected)])
+    path = _file(tmp_path, "a.csv", f"{header}\n{row}\n".encode())
+    assert columns_of(path) == expected
+    assert _read(path, *expected)[0] == [(1, tuple("xy"[: len(expected)]))]
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = _file(tmp_path, "a.csv", b"text,label,text\na,b,c\n")
+    with pytest.raises(InputError, match="2 columns are called 'text'"):
+        _read(path, "text")
+    assert _read(path, "label")[0] == [(1, ("b",))]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

@@ -42,7 +42,8 @@ def _split(
 ) -> list[Example]:
     known = set(labels)
     examples = []
-    for path in paths:
+    for number, path in enumerate(paths):
+        prefix = f"{split}-{number}-" if number else f"{split}-"
         label_column = "category" if "category" in columns_of(path) else "label"
         for row, (text, label) in select(path, ["text", label_column], rejects):
             if not isinstance(text, str) or not text.strip():
@@ -50,7 +51,7 @@ def _split(
             elif label not in known:
                 rejects.add(path, row, "unknown intent", detail=repr(label))
             else:
-                examples.append(Example(id=f"{split}-{row}", text=text, label=label))
+                examples.append(Example(id=f"{prefix}{row}", text=text, label=label))
     return examples
 
 
