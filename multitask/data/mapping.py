@@ -95,6 +95,7 @@ def _read(spec: TaskSpec, files: Files, rejects: Rejects) -> TaskData:
         make = _maker(spec, labels)
         own = Rejects(limit=None, on_rows=rejects.on_rows, looked_at=rejects.looked_at)
         rows = _examples(spec, split, files[split], make, own)
+        rejects.looked_at = own.looked_at
         if spec.source.hub and split != "train" and not rows and set(own.reasons) == {NO_LABEL}:
             # As the test splits of benchmarks whose answers are kept back.
             rejects.notes.append(f"the {split} split has no labels, so it is left out")

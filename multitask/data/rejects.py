@@ -61,7 +61,6 @@ class Rejects:
         self.reasons += other.reasons
         self.listed += other.listed[: _KEPT - len(self.listed)]
         self.notes += other.notes
-        self.looked_at = other.looked_at
 
     def check(self, path: Path, task: str) -> None:
         """Refuse the task when there are more bad rows than the limit.

@@ -133,3 +133,13 @@ def test_duplicate_ids_are_bad_rows(tmp_path: Path) -> None:
     rejects = Rejects(limit=None)
     load_adapter("commonsense_qa").read({"train": (path,), "validation": (path,)}, rejects)
     assert rejects.reasons == {"duplicate id": 2}
+
+
+def test_ids_of_banking77_go_on_in_the_next_file(tmp_path: Path) -> None:
+    """The Hub may cut a split into several files, each with rows numbered from 1."""
+    for name in ("a", "b", "test"):
+        (tmp_path / f"{name}.csv").write_text(f"text,category\n{name},card_arrival\n")
+    files = {split: (tmp_path / f"{split}.csv",) for split in ("test",)}
+    files["train"] = (tmp_path / "a.csv", tmp_path / "b.csv")
+    data = load_adapter("banking77").read(files, Rejects())
+    assert [example.id for example in data.splits["train"]] == ["train-1", "train-1-1"]
