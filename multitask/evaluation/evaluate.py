@@ -186,11 +186,11 @@ class _Models:
         self.run = run
         self._last: tuple[str, tuple[LoadedModel, list[str]]] | None = None
 
-    def load(self, name: str, settings: Settings) -> tuple[LoadedModel, list[str]]:
+    def load(self, name: str, settings: Settings, report: Report) -> tuple[LoadedModel, list[str]]:
         """A model, and what a report should say of it."""
         if self._last is None or self._last[0] != name:
             self._last = None  # two at once may be more than the memory holds
-            self._last = name, load(self.run, name, settings)
+            self._last = name, load(self.run, name, settings, report)
         return self._last[1]
 
 
@@ -236,7 +236,7 @@ class _Together:
         Returns:
             The baselines of each task; None where they were not computed.
         """
-        loaded, about_model = self.models.load(model, self.settings)
+        loaded, about_model = self.models.load(model, self.settings, self._say)
         key = self.inputs.key | {
             "model": model_key(model),
             "chat template": str(loaded.tokenizer.chat_template),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def same_model(name: str, folder: Path) -> bool:
 BORROWED = "the model has no chat template; it was asked with that of the run's training"
 
 
-def load(run: Run, name: str, settings: Settings) -> tuple[LoadedModel, list[str]]:
+def load(
+    run: Run, name: str, settings: Settings, report: Callable[[str], None] = lambda _: None
+) -> tuple[LoadedModel, list[str]]:
     """Load a model; one without a chat template gets that of the run's training.
 
     A base model that was never tuned to answer has none, and is to be asked as the tuned one is.
@@ -58,7 +61,12 @@ def load(run: Run, name: str, settings: Settings) -> tuple[LoadedModel, list[str
     Returns:
         The model, and what a report should say of it.
     """
-    loaded = load_model(name, dtype=settings.dtype, quantisation=settings.quantisation)
+    loaded = load_model(
+        name,
+        dtype=settings.dtype,
+        quantisation=settings.quantisation,
+        report=lambda words: report(f"loading {name}: {words}"),
+    )
     if loaded.tokenizer.chat_template or not is_trained(run):
         return loaded, []
     from transformers import AutoTokenizer

@@ -96,6 +96,7 @@ def join_world(environment: MutableMapping[str, str] = os.environ) -> World:
 
 
 def _take_gpu(environment: MutableMapping[str, str]) -> None:
+    """Leave this process its share of the machine's GPUs: several, for a model larger than one."""
     import torch
 
     rank, count = int(environment.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -107,4 +108,5 @@ def _take_gpu(environment: MutableMapping[str, str]) -> None:
         )
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(i) for i in range(count)]
-    environment["CUDA_VISIBLE_DEVICES"] = devices[rank]
+    share = max(1, count // int(environment.get("LOCAL_WORLD_SIZE", count)))
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices[rank * share : (rank + 1) * share])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from multitask.models.adapter import load_adapter
 from multitask.quiet import quiet_libraries
 from multitask.scoring.chat import freeze_tokenizer
 from multitask.scoring.encode import Encoder, LabelEncoder, PairEncoder
+from multitask.scoring.placement import Memory, Placement, place
 
 Quantisation = Literal["4bit", "8bit"]
 
@@ -57,24 +59,33 @@ class LoadedModel:
 
 
 def load_model(
-    name: str, *, dtype: str | None = None, quantisation: Quantisation | None = None
+    name: str,
+    *,
+    dtype: str | None = None,
+    quantisation: Quantisation | None = None,
+    memory: Memory | None = None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> LoadedModel:
-    """Load a model and its tokenizer onto this machine's best device.
+    """Load a model and its tokenizer onto this machine's best devices.
+
+    A model larger than a GPU is divided over those that this process has; see `placement`.
 
     Args:
         name: A Hub id, or a folder with a full model or a PEFT adapter.
         dtype: ``float32``, ``bfloat16`` or ``float16``; default: float32 on a CPU (exact sums, no
             emulated arithmetic), bfloat16 on a GPU.
         quantisation: Load the weights in 4 (NF4) or 8 bits with bitsandbytes; needs a GPU.
+        memory: Bytes that may be used of each device; default: what is free.
+        report: Told what memory it needs, before it is loaded.
 
     Raises:
-        InputError: The folder holds no model or no tokenizer, an adapter's base is missing, the
-            adapter's tensors are not those of the base, the Hub does not give the model, or it
-            cannot be quantised here.
+        InputError: The model fits nowhere, the folder holds no model or no tokenizer, an adapter's
+            base is missing, the adapter's tensors are not those of the base, the Hub does not give
+            the model, or it cannot be quantised here.
     """
     quiet_libraries()
     import torch
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -94,11 +105,27 @@ def load_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         freeze_tokenizer(tokenizer)
-        model = _load(base, options)
-        if not getattr(model, "is_quantized", False):
+        config = AutoConfig.from_pretrained(base)
+        placement = place(
+            config,
+            dtype=precision,
+            quantisation=quantisation,
+            memory=memory,
+            merges=adapter.is_file(),
+        )
+        report(placement.words)
+        # peft cannot put an adapter onto weights that rest elsewhere (peft/peft_model.py,
+        # _update_offload), so it is merged first, in main memory.
+        merge_first = adapter.is_file() and placement.rests
+        if placement.device_map is not None and not merge_first:
+            options["device_map"] = placement.device_map
+        model = _load(base, config, options)
+        if placement.device_map is None and not getattr(model, "is_quantized", False):
             model = model.to(device)  # before an adapter: PiSSA's decomposes the base's weights
         if adapter.is_file():
             model = _adapted(model, name, merge=not getattr(model, "is_quantized", False))
+        if merge_first:
+            model = _dispatched(model, placement)
     except (OSError, ValueError, RuntimeError) as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise
@@ -123,10 +150,9 @@ def _check_tokenizer(folder: Path) -> None:
         )
 
 
-def _load(base: str, options: dict[str, Any]) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+def _load(base: str, config: Any, options: dict[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    config = AutoConfig.from_pretrained(base)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     # Label trees need a mask of their own, which flash attention does not take. transformers would
     # choose sdpa wherever it can, and so drop Gemma 2's soft cap (sdpa_attention_forward in
@@ -144,6 +170,18 @@ def _adapted(model: Any, adapter: str, *, merge: bool) -> Any:
     if adapted.active_peft_config.is_prompt_learning:
         raise InputError("a prompt-tuning adapter cannot be scored", where=adapter)
     return adapted.merge_and_unload() if merge else adapted.get_base_model()
+
+
+def _dispatched(model: Any, placement: Placement) -> Any:
+    """A model in main memory, divided over its devices."""
+    from tempfile import TemporaryDirectory
+
+    from accelerate import dispatch_model
+
+    folder = TemporaryDirectory(prefix="multitask-")
+    divided = dispatch_model(model, placement.device_map, offload_dir=folder.name)
+    divided._offload_folder = folder  # goes when the model does
+    return divided
 
 
 def _quantised(quantisation: str, device: str, dtype: Any) -> dict[str, Any]:

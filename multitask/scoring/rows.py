@@ -172,7 +172,7 @@ class EncoderDecoderReader(_PathReader):
         self._mask = self._tensor(mask)
         self._states = self._model.get_encoder()(
             input_ids=self._tensor(tokens), attention_mask=self._mask
-        ).last_hidden_state
+        ).last_hidden_state.to(self._model.device)
         logits, _ = self._read([(i, []) for i in range(len(prompts))])
         return logits[:, 0]
 

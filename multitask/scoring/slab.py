@@ -54,6 +54,7 @@ class SlabLayer(CacheLayerMixin):
 
     def move(self, rows: Any, begin: int, end: int) -> None:
         """Move rows to the front, columns from ``begin`` to ``end`` alone."""
+        rows = rows.to(self.keys.device)  # layers may be on different devices
         for held in (self.keys, self.values):
             held[: len(rows), :, begin:end] = held[rows, :, begin:end]
 
