@@ -5,11 +5,16 @@ Each section says what it buys.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from multitask.cluster import Sharding
+from multitask.estimate import save_seconds
 from multitask.planning.setup import Setup
 from multitask.runners.plan import LORA_KERNELS
+
+# Seconds that a collective may take besides a save.
+_LEAST_PATIENCE = 900.0
 
 
 class Section(NamedTuple):
@@ -54,7 +59,21 @@ def gpu_sections(setup: Setup) -> list[Section]:
         *_compile(setup),
         _loading(),
         *_sharding(setup),
+        *_patience(setup),
     ]
+
+
+def _patience(setup: Setup) -> list[Section]:
+    """How long processes wait for one another, where nothing else notices a hang before."""
+    if setup.cluster.world_size == 1 or setup.estimate is None:
+        return []
+    # While the first process writes the final model, the others wait for it.
+    seconds = _LEAST_PATIENCE + 2 * save_seconds(setup.estimate.checkpoint_gb)
+    why = (
+        "Collectives fail after so many seconds: enough for one process to write the model while "
+        "the others wait. `multitask train` notices a hang itself, after ten steps."
+    )
+    return [Section(why, {"ddp_timeout": 60 * math.ceil(seconds / 60)})]
 
 
 def _precision(setup: Setup) -> Section:

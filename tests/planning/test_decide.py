@@ -283,3 +283,12 @@ def test_the_specs_cadence_counts_in_hours_and_dollars() -> None:
     assert share.cadence.save_steps == -(-share.steps // 10)
     assert minutes.cadence.minutes <= 2
     assert minutes.hours > free.hours
+
+
+def test_collectives_wait_for_a_save_but_not_half_an_hour() -> None:
+    """Axolotl hands it to torch's process group (``axolotl/utils/trainer.py``)."""
+    lora = axolotl_file(_decide()).config["ddp_timeout"]
+    full = axolotl_file(_decide(method="full")).config["ddp_timeout"]
+    assert 900 <= lora < 1200
+    assert lora < full <= 3600
+    assert "ddp_timeout" not in axolotl_file(_decide(cluster="1x1-a100-80gb")).config
