@@ -416,8 +416,9 @@ def _fetch_lines(rental: Rental) -> list[str]:
         return [f"  fetch:   {rental.root.removeprefix(VOLUME + '/')} on your share"]
     tar = f"ssh {rental.name}-fetch tar -C {rental.root} --exclude='checkpoint-*' -c ."
     several = rental.setup.cluster.nodes > 1
-    files = [*(["dstack-fetch-fleet.yml"] if several else []), "dstack-fetch.yml -d"]
-    return [*(f"  fetch:   {_apply(file)}" for file in files), f"  fetch:   {tar} | tar -x"]
+    files = [*(["dstack-fetch-fleet.yml"] if several else []), "dstack-fetch.yml"]
+    last = f"  fetch:   {tar} | tar -x   (in another shell)"
+    return [*(f"  fetch:   {_apply(file)}" for file in files), last]
 
 
 def _apply(file: str) -> str:
