@@ -31,7 +31,7 @@ from multitask.runners.deepspeed import (
 )
 from multitask.runners.finding import Finding, refuse
 from multitask.runners.launch import launch_scripts
-from multitask.runners.rent import find_gpu, rental_files
+from multitask.runners.rent import find_gpu, write_rental_files
 from multitask.runners.template_checks import check_template
 from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.scoring.chat import settled
@@ -161,7 +161,7 @@ def write_launch_files(run: Run, setup: Setup) -> None:
     if stage is not None:
         text = deepspeed_json(stage, offload=setup.topology.cpu_offload)
         run.deepspeed.write_text(text, encoding="utf-8")
-    rented = rental_files(setup, run.root)
+    rented = write_rental_files(setup, run.root)
     run.launch.mkdir()
     for name, content in {**launch_scripts(setup.cluster), **rented}.items():
         path = run.launch / name

@@ -136,7 +136,8 @@ class Rental:
     def name(self) -> str:
         """A name that dstack and SkyPilot accept: a letter, then up to 39 more, digits and -."""
         text = re.sub(r"[^a-z0-9]+", "-", self.setup.spec.name.lower()).strip("-")
-        return f"{text if text[:1].isalpha() else f'run-{text}'}"[:30].strip("-") or "run"
+        named = text if text[:1].isalpha() and len(text) > 1 else f"run-{text}"
+        return named[:30].strip("-")
 
     @property
     def root(self) -> str:
@@ -239,6 +240,23 @@ def rental_files(setup: Setup, root: Path) -> dict[str, str]:
         if several:
             fleet = _dstack_fleet(rental, f"{rental.name}-fetch", 1)
             files["dstack-fetch-fleet.yml"] = fleet
+    return files
+
+
+def write_rental_files(setup: Setup, root: Path) -> dict[str, str]:
+    """Do as :func:`rental_files`, and keep the engines from leaving files of the run out.
+
+    Both leave out what a ``.gitignore`` names, also one above the run: ``runs/`` or ``*.jsonl``.
+    dstack takes ``.dstackignore`` before it, and SkyPilot ``.skyignore`` of the same folder.
+
+    Raises:
+        InputError: The cluster is a rented one, and no engine knows its GPU.
+    """
+    files = rental_files(setup, root)
+    if files:
+        for folder in [path for path in root.iterdir() if path.is_dir()]:
+            (folder / ".skyignore").touch()
+        (root / ".dstackignore").write_text("!**\n", encoding="utf-8")
     return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ from multitask.models import model_info
 from multitask.planning.decide import decide
 from multitask.planning.setup import Setup
 from multitask.resources import config_names
-from multitask.runners.rent import GPUS, find_gpu, rental_files
+from multitask.runners.rent import GPUS, find_gpu, rental_files, write_rental_files
 from multitask.spec import Spec, load_spec
-from tests.engines import parse
+from tests.engines import engine_python, parse
 from tests.toy_run import multitask
 
 _MODEL = "meta-llama/Llama-3.1-8B-Instruct"
@@ -257,6 +258,48 @@ def test_a_cluster_that_cannot_be_rented_ends_before_anything_is_written(
         assert word in done.stderr
     assert done.stderr.count("error: ") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours.yaml", "spec.yaml"]
+
+
+def test_no_gitignore_keeps_a_file_of_the_run_at_home(tmp_path: Path) -> None:
+    """Runs commonly lie in a folder that git ignores; both engines then leave files out."""
+    root = tmp_path / "runs" / "first"
+    (root / "data").mkdir(parents=True)
+    (root / "data" / "train.jsonl").write_text("{}\n")
+    write_rental_files(_setup(_EIGHT_A100), root)
+    (tmp_path / ".gitignore").write_text("*\n")
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    archive = (
+        "import io, sys, tarfile\n"
+        "from dstack._internal.utils.files import create_file_archive\n"
+        "create_file_archive(sys.argv[1], file := io.BytesIO())\n"
+        "file.seek(0)\n"
+        "print(tarfile.open(fileobj=file).getnames())"
+    )
+    excluded = (
+        "import sys\n"
+        "from sky.data.storage_utils import get_excluded_files\n"
+        "print(get_excluded_files(sys.argv[1]))"
+    )
+    packed, left_out = (
+        subprocess.run(
+            [engine_python(engine), "-c", program, root / "data"],
+            capture_output=True,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home")},
+            check=True,
+        ).stdout.splitlines()[-1]
+        for engine, program in (("dstack", archive), ("sky", excluded))
+    )
+    assert "'data/train.jsonl'" in packed
+    assert left_out == "[]"
+
+
+@pytest.mark.parametrize("name", ["a", "1st", "Ünïcode runs!", "-", "x" * 90])
+def test_any_name_becomes_one_that_dstack_takes(tmp_path: Path, name: str) -> None:
+    files = _write(tmp_path / "run", _setup(_EIGHT_A100, name=name))
+    for path in files.values():
+        called = yaml.safe_load(path.read_text())["name"]
+        assert re.fullmatch(r"[a-z][a-z0-9-]{1,40}", called)  # core/services/__init__.py
 
 
 def test_machines_of_one_s_own_may_have_any_gpu(tmp_path: Path) -> None:
