@@ -13,7 +13,7 @@ from multitask.planning.setup import Setup
 from multitask.runners import distributed_checks, model_checks, run_checks, value_checks
 from multitask.runners.axolotl import axolotl_file
 from multitask.runners.finding import Finding
-from multitask.runners.plan import Plan
+from multitask.runners.plan import Plan, number_of
 from multitask.runners.schema import check_schema
 
 RULES = (
@@ -35,7 +35,8 @@ def plan_of(setup: Setup, config: dict[str, Any] | None = None) -> Plan:
     whole = file.config if config is None else config
     per_sequence = 1.0
     if work is not None and whole.get("sample_packing"):
-        per_sequence = work.rows_per_sequence(setup.sequence.tokens)
+        length = number_of(whole.get("sequence_len")) or setup.sequence.tokens
+        per_sequence = work.rows_per_sequence(int(min(max(length, 1), 1e9)))
     return Plan(
         whole,
         on_cpu=setup.cluster.on_cpu,
@@ -48,6 +49,8 @@ def plan_of(setup: Setup, config: dict[str, Any] | None = None) -> Plan:
         rows=None if work is None else work.rows,
         longest=work.longest if work is not None and work.counted else None,
         sequences=None if work is None else work.rows / per_sequence,
+        tokens_per_row=None if work is None else work.tokens_per_row,
+        estimate=None if setup.estimate is None else setup.estimate.plan,
     )
 
 

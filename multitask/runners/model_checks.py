@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 from multitask.errors import MultitaskError, did_you_mean
+from multitask.estimate import estimate, training_of
 from multitask.models import ModelInfo, rotary_share
 from multitask.models.meta import meta_model, transformers_installed
 from multitask.runners.finding import Finding
@@ -123,6 +125,20 @@ def _identity(plan: Plan) -> Iterator[Finding]:
             "memory, layers and template were decided for the spec's `model`",
             "base_model",
             "remove it, and set `model` in the spec",
+        )
+    if plan.get("unfrozen_parameters") and plan.get("adapter"):
+        yield Finding(
+            "with an adapter the base stays frozen, or both learn and only the adapter is saved",
+            "unfrozen_parameters",
+            "remove it, or set `method: full`",
+        )
+    template = str(plan.get("chat_template") or "")
+    if "chat_template" in plan.own and template not in ("jinja", "tokenizer_default", "alpaca", ""):
+        yield Finding(
+            "its turn tokens may not be in the model's vocabulary, and would be read as plain text",
+            "chat_template",
+            "use tokenizer_default, or `templates: {format: alpaca}` in the spec",
+            "warning",
         )
     if "trust_remote_code" in plan.own and plan.get("trust_remote_code"):
         yield Finding(
@@ -309,6 +325,71 @@ def _layers(plan: Plan) -> Iterator[Finding]:
     yield from _named(plan, model)
 
 
+_WHAT_MEMORY_DEPENDS_ON = (
+    "micro_batch_size", "sequence_len", "gradient_checkpointing", "lora_r", "lora_target_modules",
+    "optimizer", "sample_packing", "bf16",
+)  # fmt: skip
+
+
+def _memory(plan: Plan) -> Iterator[Finding]:
+    """Keys of the user's that make a run too large which was planned to fit."""
+    before = plan.estimate
+    changed = [key for key in _WHAT_MEMORY_DEPENDS_ON if key in plan.own]
+    micro, length = number_of(plan.get("micro_batch_size")), number_of(plan.get("sequence_len"))
+    if before is None or not changed or not micro or not length:
+        return
+    if not 1 <= micro <= 1e6 or not 1 <= length <= 1e9:
+        return  # out of any range, which is said already
+    workload = replace(
+        before.workload,
+        micro_batch=int(micro),
+        sequence_len=int(length),
+        packing=bool(plan.get("sample_packing")),
+        checkpointing=bool(plan.get("gradient_checkpointing")),
+    )
+    try:
+        training = training_of(before.shape, plan.config)
+        planned = estimate(before)
+        found = estimate(replace(before, workload=workload, training=training))
+    except (MultitaskError, ValueError, TypeError, ArithmeticError):
+        return
+    if found.fits is False and planned.fits:
+        yield Finding(
+            f"the run does not fit in memory with it: it {found.why_not}",
+            changed[0],
+            f"remove it (the plan has micro_batch_size {before.workload.micro_batch}), or choose "
+            "another `cluster` or `method`",
+        )
+
+
+def _sharding(plan: Plan) -> Iterator[Finding]:
+    """What the user's own keys take away from the sharding that the plan counts on."""
+    shards = plan.estimate is not None and plan.estimate.spread.shards_weights
+    if "fsdp_config" in plan.own and plan.fsdp is None and shards and not plan.get("deepspeed"):
+        yield Finding(
+            "the plan and its memory count on sharded weights, and every GPU would hold all",
+            "fsdp_config",
+            "remove it, and choose `sharding: ddp` in the spec",
+        )
+    elif plan.fsdp is not None and "fsdp_config" in plan.own:
+        # accelerate/utils/dataclasses.py: NO_WRAP where nothing is said
+        if str(plan.fsdp.get("auto_wrap_policy")) == "None":
+            yield Finding(
+                "your fsdp_config takes the place of ours, and without a policy the whole model is "
+                "gathered at once",
+                "fsdp_config.auto_wrap_policy",
+                "set TRANSFORMER_BASED_WRAP",
+                "warning",
+            )
+        least, shape = number_of(plan.fsdp.get("min_num_params")), plan.model and plan.model.shape
+        if least and shape and least > shape.parameters:
+            yield Finding(
+                f"the model has {shape.parameters:,} parameters, so no part of it is wrapped",
+                "fsdp_config.min_num_params",
+                "use TRANSFORMER_BASED_WRAP",
+            )
+
+
 def _strings(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
@@ -397,4 +478,6 @@ RULES = (
     _architecture,
     _adapter,
     _layers,
+    _memory,
+    _sharding,
 )

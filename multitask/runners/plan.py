@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multitask.cluster import Method
+from multitask.estimate import Plan as EstimatePlan
 from multitask.models import ModelInfo
 
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
@@ -40,6 +41,8 @@ class Plan:
         rows: Rows in one pass over the mixture; None before the data is read.
         longest: Tokens of the longest row; None likewise.
         sequences: Sequences in one pass, several rows in each where they are packed.
+        tokens_per_row: Mean tokens of a row.
+        estimate: What the plan's own estimate was made from; None when sizes are not known.
     """
 
     config: dict[str, Any]
@@ -53,6 +56,8 @@ class Plan:
     rows: int | None = None
     longest: int | None = None
     sequences: float | None = None
+    tokens_per_row: float | None = None
+    estimate: EstimatePlan | None = None
 
     @property
     def steps(self) -> int | None:

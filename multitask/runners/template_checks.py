@@ -25,7 +25,16 @@ def check_template(config: Mapping[str, Any], tokenizer: Any, root: Path) -> Ite
         return
     tokenizer.chat_template = template
     special = config.get("special_tokens")
+    vocabulary = tokenizer.get_vocab()
     for name, token in (special if isinstance(special, Mapping) else {}).items():
+        if token not in vocabulary:
+            yield Finding(
+                f"{token!r} is not in the vocabulary: the embedding would gain a row at random"
+                + (", which an adapter neither trains nor saves" if config.get("adapter") else ""),
+                f"special_tokens.{name}",
+                f"use one of the tokenizer's own, such as {tokenizer.eos_token}",
+            )
+            return
         setattr(tokenizer, name, token)
     if is_dated(tokenizer):
         yield Finding(

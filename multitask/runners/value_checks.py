@@ -253,7 +253,13 @@ def _lengths(plan: Plan) -> Iterator[Finding]:
                 f"use {limit}, or set overrides_of_model_config: {{rope_parameters: ...}}",
             )
         # Before the data is read the longest row is not known; afterwards Axolotl would drop it.
-        if plan.longest is not None and value < plan.longest and plan.rows:
+        if key == "sequence_len" and plan.tokens_per_row and value < plan.tokens_per_row:
+            yield Finding(
+                f"a row has {plan.tokens_per_row:.0f} tokens on average, so most are dropped",
+                key,
+                f"use {plan.longest or round(3 * plan.tokens_per_row)} or more",
+            )
+        elif plan.longest is not None and value < plan.longest and plan.rows:
             yield Finding(
                 f"the longest row has {plan.longest} tokens, and Axolotl drops what is longer than "
                 f"{shown(value)}",
@@ -271,6 +277,47 @@ def _lengths(plan: Plan) -> Iterator[Finding]:
             "excess_length_strategy",
             "use drop, and a longer sequence_len",
         )
+
+
+def _batches(plan: Plan) -> Iterator[Finding]:
+    """Batches that the rows do not fill, and padding that nobody reads."""
+    micro = number_of(plan.get("micro_batch_size")) or 1
+    batch = micro * plan.world_size
+    dropped = plan.get("dataloader_drop_last") or (
+        plan.get("sample_packing") and plan.get("eval_sample_packing") is False
+    )
+    if plan.sequences is not None and 0 < plan.sequences < batch < 1e9:
+        # core/builders/causal.py: packed, the last batch of a pass is dropped
+        yield Finding(
+            f"a pass over the mixture is {plan.sequences:.0f} sequences, fewer than the "
+            f"{batch:.0f} of one pass of all GPUs"
+            + (", so there is no whole batch and no step" if dropped else ""),
+            "micro_batch_size",
+            f"use {max(1, int(plan.sequences / plan.world_size))}, or fewer GPUs"
+            + (", or a shorter sequence_len" if plan.get("sample_packing") else ""),
+            "error" if dropped and plan.sequences < batch / 2 else "warning",
+        )
+    length = number_of(plan.get("sequence_len"))
+    padded = plan.get("pad_to_sequence_len") and not plan.get("sample_packing")
+    if padded and length and plan.tokens_per_row and length > 3 * plan.tokens_per_row:
+        yield Finding(
+            f"rows of {plan.tokens_per_row:.0f} tokens are padded to {length:.0f}: most of it is "
+            "padding",
+            "pad_to_sequence_len",
+            "set it to false, or pack rows",
+            "warning",
+        )
+    saves, steps = number_of(plan.get("save_steps")), plan.steps
+    if saves and steps and saves > 0 and not plan.on_cpu:
+        count = 1 / saves if saves < 1 else steps / saves
+        if count > 200:
+            yield Finding(
+                f"{count:.0f} checkpoints, each with an evaluation of every task, take longer than "
+                "the training",
+                "save_steps",
+                f"use {max(1, steps // 20)}, or 0.05",
+                "warning",
+            )
 
 
 def _precision(plan: Plan) -> Iterator[Finding]:
@@ -491,6 +538,7 @@ RULES = (
     _schedule,
     _intervals,
     _lengths,
+    _batches,
     _precision,
     _loss,
     _rows,

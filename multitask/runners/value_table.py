@@ -378,6 +378,8 @@ NEEDS: tuple[Need, ...] = (
     Need(("llama4_linearized_experts",),
          lambda plan: plan.model_type is None or "llama4" in plan.model_type,
          "the model is no Llama 4", "remove it"),
+    Need(("default_system_message",), lambda plan: plan.get("chat_template") == "chatml",
+         "only Axolotl's template chatml takes it", "write it into the tasks' templates"),
     Need(("merge_method",), lambda _: False,
          "it is for `axolotl merge-lora`", "remove it"),
 )  # fmt: skip
@@ -463,7 +465,7 @@ HARMLESS = frozenset(
         "comet_experiment_key", "comet_mode", "comet_online", "comet_project_name",
         "comet_workspace", "curriculum_sampling", "dataloader_drop_last",
         "dataloader_pin_memory", "dataset_keep_in_memory", "dataset_prepared_path",
-        "deepcompile", "default_system_message", "dynamic_checkpoint",
+        "deepcompile", "dynamic_checkpoint",
         "experimental_skip_move_to_device", "experts_implementation", "fix_untrained_tokens",
         "flash_attn_cross_entropy", "flash_attn_d512", "fp32_norm_classes", "fp32_norms", "fp8",
         "freeze_mm_modules", "fused_attn_kernel", "generate_samples", "gradio_max_new_tokens",

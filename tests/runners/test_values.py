@@ -178,6 +178,26 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "beyond the model": ({"sequence_len": 200_000}, {}, "sequence_len", "error"),
     "beyond the model, our key": ({}, {"sequence_len": 200_000}, "sequence_len", "error"),
     "rows dropped": ({}, {"sequence_len": 64}, "sequence_len", "warning"),
+    "most rows dropped": ({"sequence_len": 32}, {}, "sequence_len", "error"),
+    # What the plan was made for
+    "too large a batch": ({"micro_batch_size": 256}, {}, "micro_batch_size", "error"),
+    "nothing recomputed": (
+        {"gradient_checkpointing": False, "micro_batch_size": 8, "sequence_len": 8192},
+        {"method": "full"}, "micro_batch_size", "error",
+    ),
+    "no sharding": ({"fsdp_config": None}, {"method": "full"}, "fsdp_config", "error"),
+    "no wrapping": (
+        {"fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}, {},
+        "fsdp_config.auto_wrap_policy", "warning",
+    ),
+    "padding": (
+        {"sample_packing": False, "sequence_len": 2048}, {}, "pad_to_sequence_len", "warning"
+    ),
+    "a save a step": ({"save_steps": 0.001}, {}, "save_steps", "warning"),
+    "foreign turns": ({"chat_template": "chatml"}, {}, "chat_template", "warning"),
+    "base and adapter": (
+        {"unfrozen_parameters": ["lm_head"]}, {}, "unfrozen_parameters", "error"
+    ),
     # Evaluation
     "evaluation at every start": ({"eval_steps": 100}, {}, "eval_steps", "warning"),
     "stopped by all tasks together": (

@@ -136,6 +136,11 @@ def test_training_freezes_what_the_builder_could_not_see(dated: Path, tmp_path: 
         ({"eot_tokens": ["<|user|>"]}, "eot_tokens", "ends with <|end|>"),
         ({"special_tokens": {"eos_token": "<|pad|>"}}, "eot_tokens", "ends with <|end|>"),
         (
+            {"special_tokens": {"pad_token": "[PAD]"}},
+            "special_tokens.pad_token",
+            "not in the vocabulary",
+        ),
+        (
             {
                 "chat_template_jinja": "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
                 "{% endfor %}{{ '<|assistant|>' if add_generation_prompt }}"
