@@ -49,6 +49,7 @@ class MultitaskPlugin(BasePlugin):
             cfg: Axolotl's configuration before validation; changed in place.
         """
         self.run = Run(Path(cfg["axolotl_config_path"]).resolve().parent)
+        self._loaded_as = {}
         announce_plugin(self.run)
         set_library_variables(os.environ)
         # Before the validation, which asks for the kernel.

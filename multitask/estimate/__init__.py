@@ -15,6 +15,7 @@ from multitask.estimate.inputs import (
     Training,
     Workload,
     full,
+    held_bytes,
     lora,
     training_of,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "fsdp_groups",
     "full",
     "gathered_gb",
+    "held_bytes",
     "lora",
     "save_seconds",
     "step_time",

@@ -136,14 +136,10 @@ def training_of(shape: ModelShape, axolotl: Mapping[str, Any]) -> Training:
     Raises:
         InputError: A target module is not one of the model's, or the adapter is not known.
     """
-    bits = 4 if axolotl.get("load_in_4bit") else 8 if axolotl.get("load_in_8bit") else 16
-    if bits == 16 and axolotl.get("bf16") is False and not axolotl.get("fp16"):
-        bits = 32
-    optimizer = str(axolotl.get("optimizer", "adamw_torch_fused"))
-    precision: Precision = "bf16" if axolotl.get("bf16") == "full" else "auto"
+    holding = _holding(axolotl)
     adapter = axolotl.get("adapter")
     if adapter is None:
-        return full(shape, base_bits=bits, optimizer=optimizer, precision=precision)
+        return full(shape, **holding)
     if adapter not in ("lora", "qlora", "adalora"):
         raise InputError(f"the size of the adapter {adapter!r} is not known", where="key 'adapter'")
     targets = axolotl.get("lora_target_modules")
@@ -157,7 +153,31 @@ def training_of(shape: ModelShape, axolotl: Mapping[str, Any]) -> Training:
         trainable = dora_parameters(adapted, rank)
     else:
         trainable = lora_parameters(adapted, rank)
-    return Training(trainable, adapted, True, bits, optimizer)
+    return Training(trainable, adapted, True, **holding | {"precision": "auto"})
+
+
+def _holding(axolotl: Mapping[str, Any]) -> dict[str, Any]:
+    """How a configuration has weights and optimizer states held; fields of :class:`Training`."""
+    bits = 4 if axolotl.get("load_in_4bit") else 8 if axolotl.get("load_in_8bit") else 16
+    if bits == 16 and axolotl.get("bf16") is False and not axolotl.get("fp16"):
+        bits = 32
+    return {
+        "base_bits": bits,
+        "optimizer": str(axolotl.get("optimizer", "adamw_torch_fused")),
+        "precision": "bf16" if axolotl.get("bf16") == "full" else "auto",
+    }
+
+
+def held_bytes(axolotl: Mapping[str, Any], sharding: str) -> StateBytes:
+    """What an estimate assumes of each parameter that learns, whatever the model.
+
+    Args:
+        axolotl: Axolotl's keys.
+        sharding: One of :data:`SHARDINGS`.
+    """
+    adapter = axolotl.get("adapter") is not None
+    holding = _holding(axolotl) | ({"precision": "auto"} if adapter else {})
+    return Training(0, frozen_base=adapter, **holding).state_bytes(sharding)
 
 
 SHARDINGS = ("none", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3")

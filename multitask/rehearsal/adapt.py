@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multitask.runners.axolotl import LIGER_PLUGIN
+from multitask.runners.plan import LORA_KERNELS
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class _Edit:
 
 def _device(edit: _Edit, attention: str) -> None:
     cpu = "there is no GPU"
-    edit.set("bf16", False, "bfloat16 is emulated on a CPU", "bfloat16's rounding")
+    if edit.config.get("deepspeed"):
+        edit.set("bf16", False, "DeepSpeed's bfloat16 needs its kernels", "bfloat16's rounding")
     edit.set("fp16", False, cpu)
     edit.set("tf32", False, cpu)
     if "fused" in str(edit.config.get("optimizer", "")) or "8bit" in str(
@@ -126,9 +128,25 @@ def _kernels(edit: _Edit) -> None:
         for key in [key for key in edit.config if key.startswith("liger_")]:
             edit.set(key, None, "Liger's kernels run on CUDA")
     if edit.config.get("adapter"):
-        for name in ("mlp", "qkv", "o", "embedding"):
-            edit.set(f"lora_{name}_kernel", False, "the kernels run on CUDA", "fused LoRA kernels")
+        _lora_kernels(edit)
     edit.set("torch_compile", None, "compiling would take longer than training", "torch.compile")
+
+
+def _lora_kernels(edit: _Edit) -> None:
+    """Keep those of attention's projections, which are plain matrix products."""
+    given = [edit.config.get(key) for key in LORA_KERNELS]
+    automatic = (
+        given == [None] * len(given)
+        and edit.config.get("adapter") in ("lora", "qlora")
+        and not edit.config.get("load_in_8bit")
+        and not edit.config.get("trust_remote_code")
+    )
+    for key, value in zip(LORA_KERNELS, given, strict=True):
+        if key in ("lora_qkv_kernel", "lora_o_kernel"):
+            why = "Axolotl turns it on by itself, unless another one is off"
+            edit.set(key, bool(value or automatic), why)
+        else:
+            edit.set(key, False, "the kernel runs on CUDA", "fused LoRA kernels of the MLP")
 
 
 def _quantisation(edit: _Edit) -> None:

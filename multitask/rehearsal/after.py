@@ -7,13 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from multitask.checkpoints import list_checkpoints
+from multitask.estimate import held_bytes
+from multitask.models.adapter import load_adapter
 from multitask.rehearsal.adapt import Sizes
-from multitask.rehearsal.checklist import Checklist, fail
+from multitask.rehearsal.checklist import Check, Checklist, fail
 from multitask.rehearsal.record import evaluated
 from multitask.run import Run
 
 _QUESTIONS = 20
+_SHARDS = "pytorch_model_fsdp_0"
+_HELD = ("weights", "gradients", "optimizer")
+_WIDTH_TOLERANCE = 0.05
 
 
 def check_checkpoints(
@@ -67,13 +74,120 @@ def check_model(checks: Checklist, run: Run, config: Mapping[str, Any]) -> None:
         sizes = _tensors(run.model / wanted)
         check.detail = f"{wanted}, {sizes:,} numbers"
         if adapter:
-            kept = list_checkpoints(run.model)
-            check.detail += f"; checkpoint {kept[-1].path.name}" if kept else ""
+            _same_as_last_checkpoint(check, run)
     with checks.check("merge and load for inference", needed=True) as check:
         from multitask.scoring.model import load_model
 
         model = load_model(str(run.model))
         check.detail = f"{type(model.model).__name__}, {model.model.num_parameters():,} parameters"
+
+
+def _same_as_last_checkpoint(check: Check, run: Run) -> None:
+    """Compare the final adapter, in its file and loaded again, with the last checkpoint's."""
+    import torch
+    from peft import PeftConfig, get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    last = list_checkpoints(run.model)[-1].path
+    base = str(PeftConfig.from_pretrained(str(run.model)).base_model_name_or_path)
+    again = load_adapter(AutoModelForCausalLM.from_pretrained(base), run.model)
+    trained = _saved_adapter(last)
+    for what, found in (
+        ("the final file", load_file(run.model / "adapter_model.safetensors")),
+        ("the adapter loaded again", get_peft_model_state_dict(again)),
+    ):
+        other = [
+            name
+            for name in sorted(trained.keys() | found.keys())
+            if name not in trained
+            or name not in found
+            or not torch.equal(trained[name].float(), found[name].float())
+        ]
+        if other:
+            fail(
+                check,
+                f"{len(other)} of {len(trained)} tensors of {what} are not those of {last.name}, "
+                f"such as {other[0]}",
+            )
+            return
+    check.detail += f"; {len(trained)} tensors are those of {last.name}, also loaded again"
+
+
+def _saved_adapter(checkpoint: Path) -> dict[str, Any]:
+    """The adapter in a checkpoint, sharded or not, under PEFT's names."""
+    if not (checkpoint / _SHARDS).is_dir():
+        from safetensors.torch import load_file
+
+        return dict(load_file(checkpoint / "adapter_model.safetensors"))
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+    content: dict[str, Any] = {}
+    _load_state_dict(
+        content,
+        storage_reader=FileSystemReader(checkpoint / _SHARDS),
+        planner=_EmptyStateDictLoadPlanner(),
+        no_dist=True,
+    )
+    return content["model"] if set(content) == {"model"} else content
+
+
+def check_probe(checks: Checklist, run: Run, *, ranks: int) -> None:
+    """Check what the ranks found out about their first step (:mod:`multitask.rehearsal.probe`).
+
+    Args:
+        checks: Where the outcomes go.
+        run: The rehearsal's run, trained with the probe.
+        ranks: Processes that trained.
+    """
+    config = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
+    found = json.loads(probe_file(run).read_text(encoding="utf-8"))
+    for name, title, unused, tolerance in (
+        ("recompute", "recomputing layers does not change gradients", "none is recomputed", 0.01),
+        ("kernels", "LoRA kernels do not change gradients", "there are none", 0.1),
+    ):
+        with checks.check(title) as check:
+            errors = found["gradients"].get(name)
+            check.detail = unused if errors is None else _shares(errors)
+            if any(not error <= tolerance for error in (errors or {}).values()):
+                fail(check, f"they are off by {_shares(errors)}")
+    with checks.check("copies of the model are equal after training") as check:
+        copies = found["copies"]
+        check.detail = f"{copies['parts']} parts that several ranks hold"
+        if copies["differing"]:
+            fail(check, f"{copies['differing']} of {copies['parts']} parts differ between ranks")
+    with checks.check("what learns is held as the estimate says") as check:
+        _widths(check, config, found.get("widths"), ranks)
+
+
+def probe_file(run: Run) -> Path:
+    """Where the ranks of an undisturbed rehearsal write what they found out."""
+    return run.logs / "probe.json"
+
+
+def _shares(errors: Mapping[str, float]) -> str:
+    return ", ".join(f"{kind} {error:.2g}" for kind, error in errors.items())
+
+
+def _widths(
+    check: Check, config: Mapping[str, Any], widths: Mapping[str, float] | None, ranks: int
+) -> None:
+    """Compare bytes per parameter with the estimate's."""
+    if widths is None:
+        check.detail = "DeepSpeed holds copies of its own"
+        return
+    sharding = "fsdp" if config.get("fsdp_config") else "ddp" if ranks > 1 else "none"
+    assumed = held_bytes(config, sharding)
+    check.detail = ", ".join(f"{name} {widths[name]:g}" for name in _HELD) + " bytes per parameter"
+    wrong = [
+        f"{name}: {widths[name]:g} bytes per parameter, {getattr(assumed, name):g} in the estimate"
+        for name in _HELD
+        if abs(widths[name] - getattr(assumed, name)) > _WIDTH_TOLERANCE
+    ]
+    if wrong:
+        fail(check, "; ".join(wrong))
 
 
 def check_scores(checks: Checklist, run: Run) -> None:

@@ -123,11 +123,12 @@ def _rank(config: str, resume: str | None) -> None:
     import torch
     from axolotl.cli.train import do_cli
 
-    from multitask.rehearsal import faults, shims
+    from multitask.rehearsal import faults, probe, shims
 
     shims.set_timeout()
     torch.set_num_threads(1)
     faults.install()
+    probe.install()
     options: dict[str, Any] = {} if resume is None else {"resume_from_checkpoint": resume}
     try:
         do_cli(config, **options)

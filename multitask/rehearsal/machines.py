@@ -16,6 +16,7 @@ from typing import Self
 from multitask.errors import MultitaskError
 from multitask.rehearsal.faults import Fault, as_environment, grant, wanted
 from multitask.rehearsal.network import Network
+from multitask.rehearsal.probe import VARIABLE as PROBE_VARIABLE
 from multitask.rehearsal.shims import TIMEOUT_VARIABLE
 
 # How long collectives wait for a node that is cut off.
@@ -38,6 +39,7 @@ class Machines:
         procs: int,
         forkserver: Path,
         faults: Sequence[Fault] = (),
+        probe: Path | None = None,
         limit: float = 1800.0,
     ) -> None:
         """Prepare; nothing is started yet.
@@ -49,11 +51,12 @@ class Machines:
             procs: Ranks of each.
             forkserver: The address of what their launches are forked from.
             faults: What goes wrong.
+            probe: The file for what the ranks find out about their first step; None: nothing.
             limit: Seconds after which the rehearsal is given up.
         """
         self.root, self.network = root, network
         self.nodes, self.procs, self._forkserver = nodes, procs, forkserver
-        self.faults, self.limit = list(faults), limit
+        self.faults, self.limit, self._probe = list(faults), limit, probe
         self._folder = root / "faults"
         self._mark = f"{os.getpid()}-{time.time_ns()}"
         self._port = _free_port()
@@ -120,6 +123,8 @@ class Machines:
         environment = dict(os.environ) | self.network.environment()
         environment |= as_environment(self.faults, self._folder)
         environment |= {_NODE_VARIABLE: f"{self._mark}-{node}", "OMP_NUM_THREADS": "1"}
+        if self._probe is not None:
+            environment[PROBE_VARIABLE] = str(self._probe.resolve())
         if any(fault.kind == "partition" for fault in self.faults):
             environment[TIMEOUT_VARIABLE] = str(HANG_SECONDS)
         for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):

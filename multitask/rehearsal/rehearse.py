@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,7 +17,13 @@ import yaml
 from multitask.cluster import Cluster, load_cluster
 from multitask.errors import InputError
 from multitask.rehearsal.adapt import Change, Sizes
-from multitask.rehearsal.after import check_checkpoints, check_model, check_scores
+from multitask.rehearsal.after import (
+    check_checkpoints,
+    check_model,
+    check_probe,
+    check_scores,
+    probe_file,
+)
 from multitask.rehearsal.before import check_files
 from multitask.rehearsal.checklist import Check, CheckFailedError, Checklist, fail
 from multitask.rehearsal.faults import Fault
@@ -148,7 +155,13 @@ class _Rehearsing:
         nodes = self.result.nodes
         return namespaces(nodes) if self.wishes.netns else nullcontext(loopback(nodes))
 
-    def _machines(self, run: Run, network: Network, faults: tuple[Fault, ...] = ()) -> Machines:
+    def _machines(
+        self,
+        run: Run,
+        network: Network,
+        faults: tuple[Fault, ...] = (),
+        probe: Path | None = None,
+    ) -> Machines:
         return Machines(
             run.root,
             network,
@@ -156,12 +169,13 @@ class _Rehearsing:
             procs=self.result.procs,
             forkserver=self.forks.address,
             faults=faults,
+            probe=probe,
         )
 
     def _undisturbed(self, network: Network) -> None:
         result = self.result
         ranks = result.nodes * result.procs
-        with self._machines(self.calm, network) as machines:
+        with self._machines(self.calm, network, probe=probe_file(self.calm)) as machines:
             with result.checks.check("all ranks meet, train and save", needed=True) as check:
                 machines.run()
                 check.detail = f"{ranks} ranks, {machines.seconds:.0f} s"
@@ -178,6 +192,7 @@ class _Rehearsing:
             if missing or not all(map(math.isfinite, values)):
                 fail(check, f"steps without a finite loss: {missing or losses}")
         check_checkpoints(result.checks, self.calm, self.config, ranks=ranks, sizes=self.sizes)
+        check_probe(result.checks, self.calm, ranks=ranks)
 
     def _disturbed(self, network: Network) -> None:
         result = self.result

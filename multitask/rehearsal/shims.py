@@ -18,6 +18,7 @@ def install() -> None:
     mesh_on_cpu()
     fsdp_on_cpu()
     models_on_cpu()
+    bfloat16_on_cpu()
     deepspeed_on_cpu()
     deepspeed_over_gloo()
 
@@ -67,6 +68,17 @@ def fsdp_on_cpu() -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = init
+
+
+def bfloat16_on_cpu() -> None:
+    """Let the trainer compute in bfloat16, so that a rehearsal holds what the cluster holds.
+
+    ``transformers/training_args.py`` (``_validate_args``) wants a GPU for it, unless it is told to
+    use CPUs, and then leaves FSDP out.
+    """
+    import transformers.training_args
+
+    transformers.training_args.is_torch_bf16_gpu_available = lambda: True
 
 
 def deepspeed_on_cpu() -> None:

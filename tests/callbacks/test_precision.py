@@ -89,7 +89,7 @@ def test_weights_gradients_and_adam_are_float32(
     changes nothing.
     """
     # Once, before the ranks are forked.
-    import deepspeed  # noqa: F401
+    from transformers import LlamaForCausalLM  # noqa: F401
 
     wanted = "torch.float32" if held else "torch.bfloat16"
     for seen in run_ranks(ranks, _one_step, held, sharded, folder=tmp_path):

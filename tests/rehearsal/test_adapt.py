@@ -46,6 +46,16 @@ def test_nothing_of_cuda_or_of_the_network_is_left() -> None:
     before = _config(method="qlora", tracking={"wandb": {"project": "p"}}, hub={"repo": "me/it"})
     after, changes = adapted(before, model="base_model", sizes=Sizes())
     text = repr(after)
-    for word in ("flash", "liger", "fused", "4bit", "wandb", "hub_", "'bf16': True"):
+    for word in ("flash", "liger", "fused", "4bit", "wandb", "hub_"):
         assert word not in text
     assert "quantised weights" in {change.unproven for change in changes}
+
+
+def test_precision_and_attention_s_kernels_stay() -> None:
+    """They are plain matrix products, so that dtypes and LoRA's gradients are rehearsed too."""
+    after, _ = adapted(_config(method="lora"), model="base_model", sizes=Sizes())
+    assert after["bf16"] is True
+    assert (after["lora_qkv_kernel"], after["lora_o_kernel"]) == (True, True)
+    assert (after["lora_mlp_kernel"], after["lora_embedding_kernel"]) == (False, False)
+    dora, _ = adapted(_config(method="dora"), model="base_model", sizes=Sizes())
+    assert dora["lora_qkv_kernel"] is False  # as on the cluster, under FSDP
