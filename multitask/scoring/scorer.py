@@ -29,7 +29,7 @@ Progress = Callable[[int], None]
 Reader = TreeReader | CachedReader | PlainReader | EncoderDecoderReader
 
 DEFAULT_TOKEN_BUDGET = 16384
-FULL_DISTRIBUTION = 1e-3
+FULL_DISTRIBUTION = 3e-3
 _MOST_ROWS = 512
 _MOST_TRIES = 16384
 # What a batch of its own costs, in tokens of padding.

@@ -132,7 +132,7 @@ def test_calibration_is_fitted_on_validation_and_kept_beside_the_model(trained_c
         assert record["temperature"] == found[name].temperature
         assert record["before"]["log_loss"] == task["metrics"]["log_loss"]
         assert record["before"]["accuracy"]["value"] == task["metrics"]["accuracy"]["value"]
-    assert results["tasks"]["banking77"]["unvisited"]["max"] <= 1e-3
+    assert results["tasks"]["banking77"]["unvisited"]["max"] <= 3e-3
 
 
 def test_contextual_calibration_takes_a_prior_out(trained_copy: Run) -> None:
