@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations, compress
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +43,8 @@ def _nothing() -> Fingerprints:
 class Part:
     """Some rows of a task, with what the gate needs to know of them.
 
-    Without ``keys``, the rows are put into an order that follows from their contents, so that
-    nothing after it depends on the order they were read in.
+    Without ``keys``, rows of one normal form are put into an order that follows from all that they
+    say, so that no draw depends on the order they were read in.
 
     Attributes:
         task: The task's name.
@@ -52,7 +53,6 @@ class Part:
         keys: Fingerprints of their normal form.
         letters: Fingerprints of their letters alone.
         groups: Equal for rows that a split keeps together.
-        labels: The rows' labels; of rows that lie all over the memory they are slow to fetch.
     """
 
     task: str
@@ -61,20 +61,18 @@ class Part:
     keys: Fingerprints = field(default_factory=_nothing)
     letters: Fingerprints = field(default_factory=_nothing)
     groups: Fingerprints = field(default_factory=_nothing)
-    labels: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if len(self.keys):
             return
-        labels = [example.label for example in self.examples]
-        keys = fingerprints(self.examples, normalised)
-        letters = fingerprints(self.examples, letters_only)
-        order = _by_content(self.examples, keys)
-        places = order.tolist()
-        self.examples = [self.examples[i] for i in places]
-        self.labels = [labels[i] for i in places]
-        self.keys = self.groups = keys[order]
-        self.letters = letters[order]
+        self.keys, self.letters = fingerprints(self.examples)
+        self.groups = self.keys
+        self.examples = _settled(self.examples, self.keys)
+
+    @property
+    def labels(self) -> list[str]:
+        """The rows' labels."""
+        return list(map(itemgetter(2), self.examples))
 
     def take(self, mask: npt.NDArray[np.bool_], split: str) -> Part:
         """The rows where ``mask`` is true, under another split's name."""
@@ -86,20 +84,24 @@ class Part:
             self.keys[mask],
             self.letters[mask],
             self.groups[mask],
-            list(compress(self.labels, kept)),
         )
 
 
-def _by_content(examples: Sequence[Example], keys: Fingerprints) -> npt.NDArray[np.int64]:
-    """An order by fingerprint; rows that share one go by all that they say, then by their id."""
+def _settled(examples: Sequence[Example], keys: Fingerprints) -> list[Example]:
+    """The rows, those that share a fingerprint ordered by all that they say, then by their id.
+
+    Only these are moved, and only among themselves: a row is what it is by its fingerprint, and
+    rows that lie in the memory as they were read are faster to go through.
+    """
+    settled = list(examples)
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
     for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else ():
-        places = order[run[0] : run[-1] + 2]
-        order[run[0] : run[-1] + 2] = sorted(
-            places.tolist(), key=lambda i: (*examples[i][1:], examples[i].id)
-        )
-    return order
+        places = order[run[0] : run[-1] + 2].tolist()
+        rows = sorted((examples[i] for i in places), key=lambda row: (*row[1:], row.id))
+        for place, row in zip(places, rows, strict=True):
+            settled[place] = row
+    return settled
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ class LeakageGate:
             protected: Rows that stay, such as test rows.
         """
         known = np.unique(np.concatenate([_nothing(), *(part.letters for part in protected)]))
+        if not len(known):
+            return
         near = {o for key in known.tolist() for o in self._near(key)} if self.neighbours else ()
         reach = np.concatenate([known, np.fromiter(near, dtype=np.uint64, count=len(near))])
         hits = [np.isin(part.letters, reach) for part in candidates]
@@ -205,13 +209,15 @@ class LeakageGate:
     def _strictest(self, part: Part, i: int, twins: Twins) -> Leak | None:
         """The closest likeness of a row to a protected one; first those that remove it."""
         row, letters = part.examples[i], int(part.letters[i])
-        found: tuple[tuple[bool, int], Level, Part, Example] | None = None
+        found: tuple[tuple[object, ...], Level, Part, Example] | None = None
         for key in (letters, *self._near(letters)):
             for other, twin in twins.get(key, ()):
                 level = likeness(row, twin)
                 if level not in self._spec.remove and level not in self._spec.report:
                     continue
-                rank = (level not in self._spec.remove, _RANK[level])
+                # Among equals, the one that is first by what it says, wherever it was read.
+                strict = (level not in self._spec.remove, _RANK[level])
+                rank = (*strict, other.task, *twin[1:])
                 if found is None or rank < found[0]:
                     found = (rank, level, other, twin)
         if found is None:

@@ -16,16 +16,13 @@ from multitask.tasks import Example
 Fingerprints = npt.NDArray[np.uint64]
 Marks = tuple[str, ...]
 
-_BLOCK = 1024
+_BLOCK = 4096
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_LETTERS = (string.punctuation + string.whitespace).encode()
 
-# Characters that are not seen: zero-width spaces, soft hyphens, direction and variation marks.
-_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff"))
-# NFKC would make x\u00b2 of x2 and 2\u2075 of 25, so these stay as they are.
+# As in `normalised`.
 _SCRIPTS = "\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u215f\u2189"
-_KEPT = re.compile(f"([{_SCRIPTS}]+)")
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"))
 
 _EMOTICON = r"""
@@ -54,23 +51,23 @@ def normalised(text: str) -> str:
 
     Superscripts, subscripts and fractions stay: NFKC makes the same of 2\u2075 and 25.
     """
+    # Whole in itself: the export for lm_eval carries the source of this function.
     if text.isascii():
         return " ".join(text.lower().split())
-    return " ".join(_compatible(text).split())
-
-
-def _compatible(text: str) -> str:
-    pieces = _KEPT.split(text.translate(_INVISIBLE))
+    # Zero-width spaces, soft hyphens, direction and variation marks.
+    invisible = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff"))
+    scripts = "([\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u215f\u2189]+)"
+    pieces = re.split(scripts, text.translate(invisible))
     pieces[::2] = [unicodedata.normalize("NFKC", piece).casefold() for piece in pieces[::2]]
-    return "".join(pieces)
+    return " ".join("".join(pieces).split())
 
 
 def without_punctuation(text: str) -> str:
     """As :func:`normalised`, with punctuation and symbols left out."""
     if text.isascii():
         return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
-    folded = _compatible(text)
-    return " ".join("".join(c for c in folded if unicodedata.category(c)[0] not in "PS").split())
+    kept = (c for c in normalised(text) if unicodedata.category(c)[0] not in "PS")
+    return " ".join("".join(kept).split())
 
 
 def letters_only(text: str) -> str:
@@ -81,7 +78,7 @@ def letters_only(text: str) -> str:
     if text.isascii():
         return text.lower().encode().translate(None, _NO_LETTERS).decode() or text
     # Letters that were apart may combine once they stand together.
-    return _compatible(without_punctuation(text).replace(" ", "")) or text
+    return normalised(without_punctuation(text).replace(" ", "")) or text
 
 
 def marks(text: str) -> Marks:
@@ -114,38 +111,44 @@ def content(example: Example, form: Callable[[str], str]) -> str:
     return "\x1f".join(parts)
 
 
-def fingerprints(examples: Sequence[Example], form: Callable[[str], str]) -> Fingerprints:
-    """A 64-bit XXH3 hash of every row's content in a normal form, the same on every machine.
+def fingerprints(examples: Sequence[Example]) -> tuple[Fingerprints, Fingerprints]:
+    """64-bit XXH3 hashes of every row's content, the same on every machine.
 
     Among a million different texts, the chance that any two share one is about 3 in 10^8.
 
-    Args:
-        examples: The rows.
-        form: :func:`normalised` or :func:`letters_only`.
+    Returns:
+        Those of the normal form (:func:`normalised`), and those of the letters
+        (:func:`letters_only`).
     """
-    keys: list[bytes] = []
+    forms: tuple[list[bytes], list[bytes]] = ([], [])
     for start in range(0, len(examples), _BLOCK):
-        block = examples[start : start + _BLOCK]
-        keys += _plain(block, form) or [content(example, form).encode() for example in block]
-    return np.fromiter(map(xxh3_64_intdigest, keys), dtype=np.uint64, count=len(keys))
+        for form, found in zip(forms, _contents(examples[start : start + _BLOCK]), strict=True):
+            form.extend(found)
+    keys, letters = (
+        np.fromiter(map(xxh3_64_intdigest, found), dtype=np.uint64, count=len(found))
+        for found in forms
+    )
+    return keys, letters
 
 
-def _plain(examples: Sequence[Example], form: Callable[[str], str]) -> list[bytes] | None:
-    """The contents of some rows all at once, where all are plain ASCII texts; else None."""
+def _contents(examples: Sequence[Example]) -> tuple[list[bytes], list[bytes]]:
+    """Both contents of some rows; where all are plain ASCII texts, all of them at once."""
     _, texts, _, choices, contexts = zip(*examples, strict=True)
     joined = "\0".join(texts)
-    if not joined.isascii() or any(choices) or any(contexts):
-        return None
-    if joined.count("\0") != len(texts) - 1:
-        return None
-    lower = joined.lower().encode()
-    if form is normalised:
+    plain = joined.isascii() and joined.count("\0") == len(texts) - 1
+    if plain and not any(choices) and not any(contexts):
+        lower = joined.lower().encode()
         between = b"\0" + lower + b"\0"
         irregular = len(lower.translate(None, _NOT_SPACES)) < len(lower)
         irregular |= b"  " in lower or b"\0 " in between or b" \0" in between
-        return None if irregular else lower.split(b"\0")
-    letters = lower.translate(None, _NO_LETTERS).split(b"\0")
-    return letters if all(letters) else None
+        letters = lower.translate(None, _NO_LETTERS).split(b"\0")
+        if not irregular and all(letters):
+            return lower.split(b"\0"), letters
+    keys, letters = (
+        [content(example, form).encode() for example in examples]
+        for form in (normalised, letters_only)
+    )
+    return keys, letters
 
 
 def draw(values: Fingerprints, seed: int) -> Fingerprints:

@@ -285,7 +285,7 @@ def _divide(prepared: PreparedTask, train: float, gate: LeakageGate, *, seed: in
         return
     stratify = prepared.task.kind is not Kind.GENERATION
     classes = prepared.task.kind is Kind.CLASSIFICATION
-    gate.group(pool, pool.labels if classes else [""] * len(pool.labels))
+    gate.group(pool, pool.labels if classes else [""] * len(pool.examples))
     first = _split_mask(pool, train, stratify=stratify, seed=seed)
     prepared.parts["train"] = pool.take(first, "train")
     rest = pool.take(~first, missing[0])
@@ -307,7 +307,7 @@ def _divide(prepared: PreparedTask, train: float, gate: LeakageGate, *, seed: in
 def _split_mask(
     part: Part, fraction: float, *, stratify: bool, seed: int
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    labels = part.labels if stratify else [""] * len(part.labels)
+    labels = part.labels if stratify else [""] * len(part.examples)
     return stratified_split(labels, part.groups, fraction, seed=seed)
 
 
@@ -316,4 +316,3 @@ def _shuffle(prepared: PreparedTask, seed: int) -> None:
     for split, part in prepared.parts.items():
         if not (split == "test" and "test" in prepared.read):
             part.examples = shuffle_options(part.examples, part.keys, seed=seed)
-            part.labels = [example.label for example in part.examples]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from multitask.data.mixture import Indices
 from multitask.errors import InputError
 from multitask.tasks import Example, Kind, Task, Template
@@ -13,7 +15,7 @@ from multitask.tasks import Example, Kind, Task, Template
 if TYPE_CHECKING:
     from multitask.data.leakage import Part
 
-_SAMPLE = 1000
+_SAMPLE = 250
 
 
 def require_distinct_responses(task: Task) -> None:
@@ -60,16 +62,9 @@ def check_scorable(
 
 
 def _sample(part: Part) -> list[Example]:
-    """Some rows of a part that differ in content; equal ones lie side by side."""
-    rows: list[Example] = []
-    last = None
-    for key, example in zip(part.keys.tolist(), part.examples, strict=True):
-        if key != last:
-            rows.append(example)
-            last = key
-        if len(rows) == _SAMPLE:
-            break
-    return rows
+    """Some rows of a part that differ in content, whatever their order."""
+    _, first = np.unique(part.keys, return_index=True)
+    return [part.examples[i] for i in first[:_SAMPLE].tolist()]
 
 
 def _check_prompt(task: Task, template: Template, rows: Sequence[Example]) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Literal
 
 from multitask.errors import InputError
@@ -95,7 +96,7 @@ def guard_cells(
     """
     found = SpecialTokens(action)
     for split, rows in splits.items():
-        for place in list(_suspects(rows, pattern)):
+        for place in list(_suspects(rows, pattern, kind)):
             clean = _cleaned(rows[place], pattern, kind, found)
             if action == "escape":
                 if kind is Kind.CLASSIFICATION and pattern.search(rows[place].label):
@@ -121,16 +122,18 @@ def _refusal(found: SpecialTokens, task: str, where: object) -> InputError:
     )
 
 
-def _suspects(rows: Sequence[Example], pattern: re.Pattern[str]) -> Iterator[int]:
+def _suspects(rows: Sequence[Example], pattern: re.Pattern[str], kind: Kind) -> Iterator[int]:
     """Rows of which a cell holds a special token; blocks without any are passed over at once."""
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        _, texts, labels, choices, contexts = zip(*block, strict=True)
-        several = any(choices) or any(contexts)
-        cells = [*texts, *set(labels)]
-        if several:
-            cells += [*contexts, *(option for options in choices for option in options)]
-        if not pattern.search("\0".join(cells)):
+        cells = [*map(itemgetter(1), block), *set(map(itemgetter(2), block))]
+        if kind is not Kind.CLASSIFICATION:
+            cells += [cell for row in block for cell in (row.context, *row.choices)]
+        joined = "\0".join(cells)
+        # Nearly all special tokens are in brackets of some sort, and nearly no text is.
+        if pattern is _KNOWN and "<" not in joined and "[" not in joined:
+            continue
+        if not pattern.search(joined):
             continue
         for place, row in enumerate(block, start):
             if any(pattern.search(c) for c in (row.text, row.label, row.context, *row.choices)):

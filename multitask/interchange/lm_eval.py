@@ -218,6 +218,7 @@ def _rule() -> str:
     return (
         '''"""When two texts match exactly: copied from multitask, which counts the same way."""
 
+import re
 import unicodedata
 
 

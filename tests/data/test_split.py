@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multitask.data.normal_form import fingerprints, normalised
+from multitask.data.normal_form import fingerprints
 from multitask.data.prepare import prepare_tasks
 from multitask.data.split import stratified_split
 from multitask.spec import Spec
@@ -21,7 +21,7 @@ def _examples(labels: list[str]) -> list[Example]:
 
 
 def _first(examples: list[Example], fraction: float, seed: int = 0) -> list[Example]:
-    groups = fingerprints(examples, normalised)
+    groups = fingerprints(examples)[0]
     mask = stratified_split([e.label for e in examples], groups, fraction, seed=seed)
     return [example for example, chosen in zip(examples, mask, strict=True) if chosen]
 
