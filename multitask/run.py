@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from multitask.digests import write_digests, written_files
 from multitask.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -165,6 +166,7 @@ def staged(out: Path) -> Iterator[Path]:
     stage.chmod(0o755)
     try:
         yield stage
+        write_digests(stage, written_files(stage))
         if out.is_dir() and any(out.iterdir()):
             _merge(stage, out)
         else:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator
 
-from multitask.errors import InputError, did_you_mean
+from multitask.errors import InputError, did_you_mean, naming, shown
+from multitask.files import file_name, read_mapping
 from multitask.task_spec import (
     LeakageSpec,
     MixtureSpec,
-    SourceSpec,
     StrictModel,
     TaskSpec,
     TemplatesSpec,
@@ -27,6 +27,8 @@ Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 # registry:port/path/name:tag@digest
 _IMAGE = r"^[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$"
+# As the Hub takes it; both parts may hold dots and dashes, though not begin with them.
+_REPO = r"^(\w[\w.-]*/)?\w[\w.-]*$"
 
 
 class SplitSpec(StrictModel):
@@ -52,10 +54,10 @@ class CheckpointSpec(StrictModel):
         max_minutes: Longest time between two saves, in minutes.
     """
 
-    save_steps: Annotated[float, Field(gt=0)] | None = None
-    keep: Annotated[int, Field(ge=2)] = 3
-    mtbf_hours: Annotated[float, Field(gt=0)] = 24.0
-    max_minutes: Annotated[float, Field(gt=0)] = 30.0
+    save_steps: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    keep: Annotated[int, Field(ge=2, le=1000)] = 3
+    mtbf_hours: Annotated[float, Field(gt=0, le=1e6)] = 24.0
+    max_minutes: Annotated[float, Field(gt=0, le=1e6)] = 30.0
 
 
 class WandbSpec(StrictModel):
@@ -79,7 +81,7 @@ class HubSpec(StrictModel):
         repo: ``owner/name`` on the Hugging Face Hub.
     """
 
-    repo: str
+    repo: Annotated[str, Field(pattern=_REPO, max_length=96)]
 
 
 class Spec(StrictModel):
@@ -130,7 +132,7 @@ class Spec(StrictModel):
     tasks: Annotated[tuple[str | TaskSpec, ...], Field(min_length=1)]
     only: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     general: tuple[str | TaskSpec, ...] = ()
-    name: Annotated[str, Field(min_length=1)] = "multitask"
+    name: Annotated[str, AfterValidator(file_name)] = "multitask"
     method: str = "lora"
     cluster: str = "3x4-a100-80gb"
     image: Annotated[str, Field(pattern=_IMAGE)] | None = None
@@ -139,15 +141,15 @@ class Spec(StrictModel):
     activation_checkpointing: bool | None = None
     torch_compile: bool = False
     trust_remote_code: bool = False
-    epochs: Annotated[float, Field(gt=0)] = 2
+    epochs: Annotated[float, Field(gt=0, le=10_000)] = 2
     split: SplitSpec = SplitSpec()
     templates: TemplatesSpec = TemplatesSpec()
     mixture: MixtureSpec = MixtureSpec()
     leakage: LeakageSpec = LeakageSpec()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    sequence_len: Annotated[int, Field(ge=16)] | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    global_batch_size: Annotated[int, Field(ge=1)] | None = None
+    sequence_len: Annotated[int, Field(ge=16, le=2**24)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    global_batch_size: Annotated[int, Field(ge=1, le=10**6)] | None = None
     data_dir: str | None = None
     sample: bool = False
     checkpoint: CheckpointSpec = CheckpointSpec()
@@ -201,46 +203,22 @@ def load_spec(path: str | Path) -> Spec:
     path = Path(path)
     if path.is_dir():
         path = path / "spec.yaml"
-    content = _read_mapping(path)
+    if not path.exists() and not path.is_symlink():
+        raise InputError("no such spec file", where=path, fix="write one with `multitask init`")
+    content = read_mapping(path, what="a spec", fix="start with `model: ...` and `tasks: [...]`")
     _refuse_secrets(content, path)
     try:
         spec = Spec.model_validate(content)
     except ValidationError as error:
         raise _explain(error, path, content) from None
     _check_tasks(spec, path)
-    return _resolve_paths(spec, path)
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(
-            "no such spec file", where=path, fix="write one with `multitask init`"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read as UTF-8 text ({error})", where=path) from None
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = path if mark is None else f"{path}:{mark.line + 1}"
-        problem = getattr(error, "problem", None) or "cannot be parsed"
-        raise InputError(
-            f"not valid YAML: {problem}", where=where, fix="check indentation and quotes there"
-        ) from None
-    if not isinstance(content, dict):
-        raise InputError(
-            "a spec is a mapping of keys to values",
-            where=path,
-            fix="start with `model: ...` and `tasks: [...]`",
-        )
-    return content
+    with naming(path):
+        return _resolve_paths(spec, path)
 
 
 def _refuse_secrets(content: dict[str, Any], path: Path) -> None:
     """A spec is copied into the run, to rented machines and to the Hub; logins are not."""
-    from multitask.hub.scrub import find_secret
+    from multitask.scrub import find_secret
 
     found = (
         # A task's own words (labels, columns) may be called as secrets are.
@@ -263,12 +241,12 @@ def _explain(error: ValidationError, path: Path, content: dict[str, Any]) -> Inp
     # A task may be a name or a mapping; what it is not is no news.
     issues = [i for i in issues if not _other_branch(i["loc"], content)] or issues
     issue = issues[0]
-    location = tuple(part for part in issue["loc"] if part not in ("str", "TaskSpec"))
+    location = _place(issue["loc"], content)
     key = ".".join(str(part) for part in location)
     where = f"{path}: key '{key}'" if key else str(path)
     if issue["type"] == "extra_forbidden":
         return InputError(
-            f"unknown key '{location[-1]}'",
+            f"unknown key {str(location[-1])!r}",
             where=path if len(location) == 1 else f"{path}: in '{key.rsplit('.', 1)[0]}'",
             fix=did_you_mean(str(location[-1]), _keys_of(location[:-1])),
         )
@@ -279,8 +257,24 @@ def _explain(error: ValidationError, path: Path, content: dict[str, Any]) -> Inp
         )
     message = issue["msg"].removeprefix("Value error, ")
     value = _value_at(content, location)
-    shown = f" (it is {value!r})" if isinstance(value, (str, int, float, bool)) else ""
-    return InputError(f"{message[0].lower()}{message[1:]}{shown}", where=where)
+    is_plain = isinstance(value, (str, int, float, bool))
+    found = f" (it is {shown(value)})" if is_plain else ""
+    return InputError(f"{message[:1].lower()}{message[1:]}{found}", where=where)
+
+
+def _place(location: tuple[int | str, ...], content: Any) -> tuple[int | str, ...]:
+    """Where a complaint is in the file: without the names of the types that were tried there."""
+    found: list[int | str] = []
+    for place, part in enumerate(location):
+        is_last = place == len(location) - 1
+        if isinstance(content, dict) and (part in content or is_last):
+            content = content.get(part)
+        elif isinstance(content, list) and isinstance(part, int):
+            content = content[part] if part < len(content) else None
+        else:
+            continue
+        found.append(part)
+    return tuple(found)
 
 
 def _other_branch(location: tuple[int | str, ...], content: dict[str, Any]) -> bool:
@@ -297,7 +291,10 @@ def _keys_of(location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         if isinstance(part, int):
             continue
-        models = _models_in(model.model_fields[part].annotation)
+        field = model.model_fields.get(part)
+        models = [] if field is None else _models_in(field.annotation)
+        if not models:
+            return []
         model = models[0]
     return list(model.model_fields)
 
@@ -375,38 +372,50 @@ def _resolve_paths(spec: Spec, path: Path) -> Spec:
     base = path.resolve().parent
     changes: dict[str, Any] = {}
     if spec.data_dir is not None:
-        changes["data_dir"] = str(_local(spec.data_dir, base))
+        changes["data_dir"] = str(_local(spec.data_dir, base, "key 'data_dir'"))
     changes["tasks"] = tuple(resolve_task(task, base) for task in spec.tasks)
     changes["general"] = tuple(resolve_task(task, base) for task in spec.general)
     if spec.cluster.endswith((".yaml", ".yml")):
-        changes["cluster"] = str(_local(spec.cluster, base))
+        changes["cluster"] = str(_local(spec.cluster, base, "key 'cluster'"))
     model = _resolve_model(spec.model, base, path)
     if model != spec.model:
         changes["model"] = model
     return spec.model_copy(update=changes)
 
 
-def _local(value: str, base: Path) -> Path:
-    expanded = Path(value).expanduser()
-    return expanded if expanded.is_absolute() else (base / expanded).resolve()
+def _local(value: str, base: Path, where: str) -> Path:
+    """A path of the spec's, absolute.
+
+    Raises:
+        InputError: No file system could have it.
+    """
+    try:
+        expanded = Path(value).expanduser()
+        local = expanded if expanded.is_absolute() else (base / expanded).resolve()
+        local.is_dir()  # asks the file system, which refuses names that it cannot have
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"{shown(value)} is no path ({reason})", where=where, fix="correct the path"
+        ) from None
+    return local
 
 
 def resolve_task(task: str | TaskSpec, base: Path) -> str | TaskSpec:
     """A task with the files of its source taken relative to a folder."""
     if isinstance(task, str):
         return task
-    return task.model_copy(update={"source": _resolve_source(task.source, base)})
-
-
-def _resolve_source(source: SourceSpec, base: Path) -> SourceSpec:
-    given = {key: getattr(source, key) for key in ("path", "train", "validation", "test")}
-    return source.model_copy(
-        update={key: str(_local(value, base)) for key, value in given.items() if value is not None}
-    )
+    given = {key: getattr(task.source, key) for key in ("path", "train", "validation", "test")}
+    local = {
+        key: str(_local(value, base, f"task {task.name!r}: key 'source.{key}'"))
+        for key, value in given.items()
+        if value is not None
+    }
+    return task.model_copy(update={"source": task.source.model_copy(update=local)})
 
 
 def _resolve_model(model: str, base: Path, path: Path) -> str:
-    local = _local(model, base)
+    local = _local(model, base, "key 'model'")
     if local.is_dir():
         if not (local / "config.json").is_file():
             raise InputError(
@@ -418,7 +427,7 @@ def _resolve_model(model: str, base: Path, path: Path) -> str:
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
     if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
         raise InputError(
-            f"no model folder at {local}, and {model!r} is no Hub id (owner/name)",
+            f"no model folder at {local}, and {shown(model)} is no Hub id (owner/name)",
             where=f"{path}: key 'model'",
             fix="correct the path or the id",
         )

@@ -6,6 +6,7 @@ import unicodedata
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -14,9 +15,13 @@ from pydantic import (
     model_validator,
 )
 
+from multitask.files import file_name
 from multitask.tasks import Kind
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+
+MOST_ROWS = 10**9
+"""Rows that no key may ask for more of: beyond what one machine prepares."""
 
 Level = Literal[
     "exact", "normalised", "without punctuation", "letters only", "near", "different marks"
@@ -27,7 +32,8 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 class StrictModel(BaseModel):
     """A model that refuses keys it does not know and cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Infinity and not-a-number are in YAML, and no meaning of a key.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SourceSpec(StrictModel):
@@ -96,14 +102,14 @@ class TaskSpec(StrictModel):
         max_bad_rows: How many unusable rows are left out before the task is refused.
     """
 
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(file_name)]
     kind: Kind
     source: SourceSpec
     columns: dict[str, str | list[str]] = {}
     labels: Annotated[list[str], Field(min_length=2)] | None = None
     positive_label: str | None = None
     template: str | TemplateSpec | list[TemplateSpec] | None = None
-    max_bad_rows: Annotated[int, Field(ge=0)] = 0
+    max_bad_rows: Annotated[int, Field(ge=0, le=MOST_ROWS)] = 0
 
     @field_validator("name")
     @classmethod
@@ -153,7 +159,7 @@ class TemplatesSpec(StrictModel):
             template, for base models, and rows get ``instruction``, ``input`` and ``output`` too.
     """
 
-    phrasings: Annotated[int, Field(ge=1)] | None = None
+    phrasings: Annotated[int, Field(ge=1, le=1000)] | None = None
     list_labels: bool | None = None
     answers: Literal["letter", "text"] = "letter"
     shuffle_options: bool = False
@@ -176,11 +182,11 @@ class MixtureSpec(StrictModel):
     """
 
     strategy: Literal["proportional", "equal", "temperature", "weights"] = "proportional"
-    temperature: Annotated[float, Field(ge=1)] = 2.0
+    temperature: Annotated[float, Field(ge=1, le=1e6)] = 2.0
     weights: dict[str, Positive] = {}
-    caps: dict[str, Annotated[int, Field(ge=1)]] = {}
-    epochs: dict[str, Positive] = {}
-    size: Annotated[int, Field(ge=1)] | None = None
+    caps: dict[str, Annotated[int, Field(ge=1, le=MOST_ROWS)]] = {}
+    epochs: dict[str, Annotated[float, Field(gt=0, le=1000)]] = {}
+    size: Annotated[int, Field(ge=1, le=MOST_ROWS)] | None = None
 
     @model_validator(mode="after")
     def _weights_belong_to_their_strategy(self) -> MixtureSpec:

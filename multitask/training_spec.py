@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from multitask.task_spec import Positive, StrictModel
+from multitask.task_spec import MOST_ROWS, Positive, StrictModel
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -19,7 +19,7 @@ class EarlyStoppingSpec(StrictModel):
         min_delta: How much better counts as better.
     """
 
-    patience: Annotated[int, Field(ge=1)]
+    patience: Annotated[int, Field(ge=1, le=10**6)]
     min_delta: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -39,7 +39,7 @@ class EvaluationSpec(StrictModel):
         use: Which model `evaluate`, `push` and `export` take: the last, or the best checkpoint.
     """
 
-    rows_per_task: Annotated[int, Field(ge=0)] = 256
+    rows_per_task: Annotated[int, Field(ge=0, le=MOST_ROWS)] = 256
     share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
     at_start: bool = True
     metric: Literal["exact_match", "token_accuracy"] = "exact_match"
@@ -66,8 +66,8 @@ class BalanceSpec(StrictModel):
 
     loss_weights: dict[str, Positive] = Field(default_factory=dict)
     schedule: Literal["off", "lagging"] = "off"
-    strength: Annotated[float, Field(ge=0)] = 1.0
-    limit: Annotated[float, Field(ge=1)] = 2.0
+    strength: Annotated[float, Field(ge=0, le=100)] = 1.0
+    limit: Annotated[float, Field(ge=1, le=1e6)] = 2.0
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -92,4 +92,4 @@ class PluginSettings(StrictModel):
 
     evaluation: EvaluationSpec = EvaluationSpec()
     balance: BalanceSpec = BalanceSpec()
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from multitask.calibration.abstention import TARGET_PRECISION, Rule, choose_threshold
 from multitask.calibration.calibrator import Calibrator, fit_temperature
 from multitask.errors import InputError
+from multitask.files import read_json
 from multitask.metrics.counts import gold_codes, label_index
 from multitask.metrics.estimate import Clusters, Estimate
 from multitask.metrics.probabilities import normalised, top
@@ -204,13 +205,11 @@ def load(path: Path) -> dict[str, TaskCalibration]:
         InputError: There is no such file, it is no JSON, or a key is missing, unknown or wrong.
     """
     fix = "make it again with `multitask evaluate`, or remove it"
+    if not path.is_file():
+        raise InputError("there is no calibration", where=path, fix=fix)
+    content = read_json(path, fix=fix)
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
         found = _File.model_validate(content)
-    except FileNotFoundError:
-        raise InputError("there is no calibration", where=path, fix=fix) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"not JSON: {error}", where=path, fix=fix) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"

@@ -6,12 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from multitask.errors import InputError
+from multitask.files import read_bytes, read_json, read_mapping, understood
 from multitask.run import Run
 
 # Keys of axolotl.yaml that change what is recorded and how fast, not how the model is trained.
@@ -51,17 +48,10 @@ class Inputs:
         Raises:
             InputError: A file of the run cannot be read.
         """
-        try:
-            config = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
-            manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
+        config, manifest = read_mapping(run.axolotl), read_json(run.manifest)
+        with understood(run.manifest):
             data = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-            spec = _sha256(run.spec)
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            raise InputError(
-                f"the run's files cannot be read ({error})",
-                where=run.root,
-                fix="build the run again with `multitask build-config`",
-            ) from None
+        spec = hashlib.sha256(read_bytes(run.spec)).hexdigest()
         kept = {
             key: config[key]
             for key in sorted(config)
@@ -97,11 +87,6 @@ class Inputs:
         if self.spec != now.spec and not changes:
             changes.append("spec.yaml: edited since, though axolotl.yaml trains the same")
         return tuple(changes)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ from multitask.cli.doctor import doctor
 from multitask.cli.estimate import estimate
 from multitask.cli.evaluate import evaluate
 from multitask.cli.export import export
+from multitask.cli.guard import guarded, show
 from multitask.cli.init import init
 from multitask.cli.job import job
 from multitask.cli.prepare import prepare
@@ -49,7 +50,7 @@ for command in (
     push,
     job,
 ):
-    app.command()(command)
+    app.command()(guarded(command))
 
 
 def _show_version(wanted: bool) -> None:
@@ -74,7 +75,7 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except MultitaskError as error:
-        typer.echo(f"error: {error}", err=True)
+        show(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

@@ -23,10 +23,11 @@ def build_config(
     Example: multitask build-config multitask.yaml --out runs/first --data-dir data
     """
     from multitask.build import build_config as build
+    from multitask.errors import naming
     from multitask.terminal import progress_bar
 
     resolved = read_spec(spec, data_dir, sample)
-    with progress_bar(after=2.0) as bar:
+    with naming(spec), progress_bar(after=2.0) as bar:
         built = build(
             resolved,
             default_out(resolved, out),

@@ -26,10 +26,11 @@ def prepare(
     """
     from multitask.data.show import show_examples
     from multitask.data.write import prepare as prepare_run
+    from multitask.errors import naming
     from multitask.terminal import progress_bar
 
     resolved = read_spec(spec, data_dir, sample)
-    with progress_bar(after=2.0) as bar:
+    with naming(spec), progress_bar(after=2.0) as bar:
         run = prepare_run(
             resolved,
             default_out(resolved, out),

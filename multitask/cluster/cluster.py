@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from multitask.errors import InputError, did_you_mean
+from multitask.files import read_mapping
 from multitask.resources import load_config
 from multitask.task_spec import StrictModel
 
@@ -113,13 +113,7 @@ def load_cluster(name: str) -> Cluster:
     if not name.endswith((".yaml", ".yml")):
         return Cluster(name=name, **load_config("clusters", name, key="cluster"))
     path = Path(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise InputError(f"cannot read the cluster: {problem}", where=path) from None
-    if not isinstance(content, dict):
-        raise InputError("a cluster is a mapping of keys to values", where=path)
+    content = read_mapping(path, what="a cluster", fix="see configs/clusters for examples")
     try:
         return Cluster.model_validate({"name": path.stem} | content)
     except ValidationError as error:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from multitask.data.define import adapter_of, define_task
@@ -24,6 +23,7 @@ from multitask.data.sources import read_task, sha256
 from multitask.data.special_tokens import guard_cells, token_pattern
 from multitask.data.tokens import load_tokenizer
 from multitask.errors import InputError
+from multitask.files import read_json, read_yaml, understood
 from multitask.run import Run, write_atomic
 from multitask.spec import Spec, check_task, name_of, resolve_task
 from multitask.task_spec import TaskSpec
@@ -80,10 +80,7 @@ def read_entries(values: Sequence[str]) -> list[Entry]:
 
 
 def _from_file(path: Path) -> list[Entry]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read as YAML: {error}", where=path) from None
+    content = read_yaml(path)
     several = content if isinstance(content, list) else [content]
     try:
         tasks = TypeAdapter(list[TaskSpec]).validate_python(several)
@@ -197,14 +194,16 @@ def read_general(run: Run, names: Sequence[str]) -> list[GeneralTask]:
     found = []
     for name in names:
         rows_file, record_file = _files(run, name)
-        record = json.loads(record_file.read_text(encoding="utf-8"))
-        rows = [orjson.loads(line) for line in rows_file.read_bytes().splitlines()]
-        if len(rows) != record["rows"]:
+        record = read_json(record_file, fix=f"remove it and {rows_file.name}")
+        with understood(rows_file):
+            rows = [orjson.loads(line) for line in rows_file.read_bytes().splitlines()]
+        if len(rows) != record.get("rows"):
             raise InputError(
-                f"has {len(rows)} rows where {record['rows']} were written",
+                f"has {len(rows)} rows where {record.get('rows')} were written",
                 where=rows_file,
                 fix=f"remove it and {record_file.name}; they are written again",
             )
-        task = task_from_record(name, record)
+        with understood(record_file):
+            task = task_from_record(name, record)
         found.append(GeneralTask(task, rows, record, sha256(rows_file)))
     return found

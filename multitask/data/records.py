@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from multitask.data.rejects import Rejects
 from multitask.errors import InputError, did_you_mean
+from multitask.files import read_parquet
 
 Record = dict[str, Any]
 
@@ -275,17 +276,7 @@ def _jsonl_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Itera
 
 
 def _parquet(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"not valid Parquet ({error})",
-            where=path,
-            fix="the file may be torn; fetch or export it again",
-        ) from None
+    return read_parquet(path)
 
 
 def _parquet_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Iterator[Block]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from multitask.data.write import iterate_rows
 from multitask.estimate.assumptions import PACKING_FILL
+from multitask.files import read_json
 from multitask.run import Run
 
 # Where no tokenizer is at hand: English text under current vocabularies has some 4 characters a
@@ -49,7 +49,7 @@ class Workload:
 
 def workload_of(run: Run) -> Workload:
     """Read a prepared run's workload from its manifest, or guess tokens from its rows."""
-    manifest: dict[str, Any] = json.loads(run.manifest.read_text(encoding="utf-8"))
+    manifest = read_json(run.manifest)
     tasks = manifest["tasks"].values()
     rows = sum(task["mixture"]["rows"] for task in tasks)
     validation = sum(task["counts"]["validation"]["rows"] for task in tasks)

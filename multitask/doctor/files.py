@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from multitask.doctor.check import Check, ok, problem, refused, warning
 from multitask.doctor.subject import Subject
 from multitask.errors import InputError, MultitaskError
+from multitask.files import read_mapping
 from multitask.run import SPLITS, Run
 
 GROUP = "spec and run"
@@ -71,12 +71,11 @@ def _run(run: Run, subject: Subject) -> list[Check]:
 def _missing(run: Run) -> list[str]:
     paths = [run.spec, run.manifest, *map(run.split, SPLITS), run.axolotl, run.accelerate]
     paths.append(run.launch / "node.sh")
-    try:
-        config = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
-        if isinstance(config, dict) and config.get("deepspeed"):
+    # A missing file is in the list; one that cannot be read is told below.
+    with suppress(InputError):
+        config = read_mapping(run.axolotl)
+        if config.get("deepspeed"):
             paths.append(run.root / str(config["deepspeed"]))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        pass  # a missing file is in the list; one that cannot be read is told below
     return [str(path.relative_to(run.root)) for path in paths if not path.is_file()]
 
 
@@ -107,14 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: It cannot be read, or is none.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        words = " ".join(str(error).split())
-        raise InputError(f"cannot be read ({words})", where=path) from None
-    if not isinstance(content, dict):
-        raise InputError("is no mapping of keys to values", where=path, fix="build the run again")
-    return content
+    return read_mapping(path)
 
 
 def _configuration(run: Run, subject: Subject) -> Iterator[Check]:

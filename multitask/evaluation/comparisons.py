@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from multitask.data.normal_form import normalised
 from multitask.errors import InputError, did_you_mean
+from multitask.files import read_parquet
 from multitask.metrics.comparison import Comparison, compare, holm
 from multitask.metrics.estimate import Clusters, if_repeated
 from multitask.metrics.transfer import RecallChange, recall_changes
@@ -71,10 +72,8 @@ def check_opponents(run: Run, names: Sequence[str], own: str) -> None:
 
 def read_answers(directory: Path) -> dict[str, Answers]:
     """The answers of an earlier evaluation, by task."""
-    import pyarrow.parquet as pq
-
     columns = ["task", "id", "gold", "predicted"]
-    table = pq.read_table(directory / "predictions.parquet", columns=columns).to_pydict()
+    table = read_parquet(directory / "predictions.parquet", columns=columns).to_pydict()
     by_task: dict[str, list[int]] = {}
     for i, task in enumerate(table["task"]):
         by_task.setdefault(task, []).append(i)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from multitask.data.general import read_general, write_general
 from multitask.data.write import iterate_rows
@@ -25,6 +22,7 @@ from multitask.evaluation.parts import Part, Purpose, parts_of
 from multitask.evaluation.settings import Settings
 from multitask.evaluation.work import Finished, Progress, Work
 from multitask.evaluation.world import World, join_world
+from multitask.files import read_json, read_mapping
 from multitask.run import SPLITS, Run
 from multitask.scoring.model import LoadedModel
 from multitask.scoring.scorer import DEFAULT_TOKEN_BUDGET, LabelScorer
@@ -156,7 +154,7 @@ def _general(
     world: World,
 ) -> tuple[Inputs, Settings] | None:
     """The rows of the general tasks and how they are scored; None where there are none."""
-    content = yaml.safe_load(run.spec.read_text(encoding="utf-8"))
+    content = read_mapping(run.spec)
     if not more and not content.get("general"):
         return None
     spec = load_spec(run.spec)
@@ -175,8 +173,7 @@ def _write_general(run: Run, entries: Collection[str | TaskSpec], spec: Spec) ->
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_json(path)
 
 
 class _Models:

@@ -15,6 +15,7 @@ from multitask.data.render import Row
 from multitask.data.write import read_rows
 from multitask.evaluation.model_key import file_hash
 from multitask.evaluation.settings import Settings
+from multitask.files import read_json, understood
 from multitask.run import Run
 from multitask.tasks import Task, task_from_record
 
@@ -64,8 +65,9 @@ def read_inputs(run: Run, split: str, limit: int | None, settings: Settings) -> 
         InputError: The run has no data.
     """
     run.require(run.split(split), f"multitask build-config {run.spec} --out {run.root}")
-    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
-    tasks = [task_from_record(name, record) for name, record in manifest["tasks"].items()]
+    manifest = read_json(run.manifest)
+    with understood(run.manifest):
+        tasks = [task_from_record(name, record) for name, record in manifest["tasks"].items()]
     rows = _by_task(read_rows(run.split(split)), tasks, limit)
     validation, notes = _validation(run, split, limit, tasks, settings)
     return Inputs(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from multitask.errors import InputError
 from multitask.evaluation.settings import Settings
+from multitask.files import read_mapping, understood
 from multitask.run import Run
 from multitask.scoring.model import LoadedModel, load_model
 
@@ -34,10 +35,8 @@ def is_trained(run: Run) -> bool:
 
 def base_model(run: Run) -> str:
     """The model that the run was trained from: a Hub id or a folder."""
-    import yaml
-
-    content = yaml.safe_load(run.spec.read_text(encoding="utf-8"))
-    name = str(content["model"])
+    with understood(run.spec):
+        name = str(read_mapping(run.spec)["model"])
     # As Axolotl reads it, which is started in the run directory.
     inside = run.root / name
     return str(inside) if inside.is_dir() else name

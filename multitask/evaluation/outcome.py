@@ -11,6 +11,7 @@ from typing import Any
 from multitask.calibration import TaskCalibration, save
 from multitask.calibration.record import FILE_NAME
 from multitask.data.render import gold
+from multitask.digests import write_digests
 from multitask.environment import environment
 from multitask.evaluation.calibrate import apply, fit
 from multitask.evaluation.comparisons import Answers, common_rows, compare_all, read_answers
@@ -21,6 +22,7 @@ from multitask.evaluation.predictions import table_of, write
 from multitask.evaluation.results import Parts, baseline_answers, task_results
 from multitask.evaluation.settings import Settings
 from multitask.evaluation.work import Finished
+from multitask.files import read_json, understood
 from multitask.run import Run, write_atomic
 from multitask.tasks import Task
 
@@ -94,6 +96,9 @@ class Outcome:
         self._save(list(calibrations.values()))
         text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
         write_atomic(self.directory / "results.json", text + "\n")
+        names = ("results.json", "predictions.parquet", FILE_NAME)
+        written = [self.directory / name for name in names if (self.directory / name).is_file()]
+        write_digests(self.directory, written)
         return results
 
     def _calibrations(self, settings: Settings) -> dict[str, TaskCalibration]:
@@ -140,10 +145,12 @@ class Outcome:
 
 def _add_metrics(compared: Mapping[str, dict[str, Any]], directory: Path) -> None:
     """The opponent's own metrics, where they are of the same rows."""
-    theirs = json.loads((directory / "results.json").read_text(encoding="utf-8"))["tasks"]
-    for task, record in compared.items():
-        if theirs[task]["n"] == record["n"]:
-            record["metrics"] = theirs[task]["metrics"]
+    path = directory / "results.json"
+    theirs = read_json(path)
+    with understood(path):
+        for task, record in compared.items():
+            if theirs["tasks"][task]["n"] == record["n"]:
+                record["metrics"] = theirs["tasks"][task]["metrics"]
 
 
 def check_rows(inputs: Inputs, run: Run, name: str) -> None:

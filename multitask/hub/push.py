@@ -16,6 +16,7 @@ from multitask.checkpoints.consolidate import loaded_files
 from multitask.errors import InputError, MultitaskError
 from multitask.evaluation.checkpoint import choose, consolidate
 from multitask.evaluation.models import base_model
+from multitask.files import read_json, read_mapping, read_text
 from multitask.hub.access import Repository, check_login, inspect
 from multitask.hub.calls import calling
 from multitask.hub.card import CardInput, card_text
@@ -23,11 +24,11 @@ from multitask.hub.evaluations import Evaluation, own_evaluations
 from multitask.hub.licenses import KNOWN, check_license
 from multitask.hub.prompts import FILE_NAME as TASKS
 from multitask.hub.prompts import tasks_record
-from multitask.hub.scrub import hide_secrets, scrub
 from multitask.hub.upload import Content, Progress, create, is_same, upload
 from multitask.hub.weights import Found, find, is_repo, portable_adapter_config
 from multitask.hub.weights import prepare as prepare_weights
 from multitask.run import Run, write_atomic
+from multitask.scrub import hide_secrets, scrub
 from multitask.tasks import task_from_record
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _card(
     evaluations: Sequence[Evaluation],
 ) -> CardInput:
     """What the card is made from; of the base, its repository and the license."""
-    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))["tasks"]
+    manifest = read_json(run.manifest)["tasks"]
     return CardInput(
         run=run,
         repo=repo,
@@ -307,13 +308,11 @@ def _json(content: object) -> bytes:
 def _text(path: Path, run: Run) -> str:
     if not path.is_file():
         return ""
-    return scrub(path.read_text(encoding="utf-8"), run.root, yaml=path.suffix == ".yaml")
+    return scrub(read_text(path), run.root, yaml=path.suffix == ".yaml")
 
 
 def _method(run: Run) -> str:
-    import yaml
-
-    return str(yaml.safe_load(run.spec.read_text(encoding="utf-8")).get("method", "full"))
+    return str(read_mapping(run.spec).get("method", "full"))
 
 
 def _calibration(folder: Path, evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
@@ -324,8 +323,7 @@ def _calibration(folder: Path, evaluations: Sequence[Evaluation]) -> dict[str, A
     path = next((p / CALIBRATION for p in places if (p / CALIBRATION).is_file()), None)
     if path is None:
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_json(path)
 
 
 def _versions(run: Run) -> dict[str, str]:
@@ -333,7 +331,7 @@ def _versions(run: Run) -> dict[str, str]:
     found = {"multitask": __version__}
     readme = run.model / "README.md"
     if readme.is_file():
-        text = readme.read_text(encoding="utf-8")
+        text = read_text(readme)
         if axolotl := _AXOLOTL.search(text):
             found["axolotl"] = axolotl[1]
         found |= dict(_VERSION.findall(text))

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import yaml
-
 from multitask.cluster import load_cluster
 from multitask.data.write import iterate_rows
+from multitask.files import read_json, read_mapping, understood
 from multitask.reports.training import read_lines, tokens_by_task
 from multitask.run import Run
 
@@ -65,7 +64,7 @@ class Budget:
 
 def budgets(run: Run) -> dict[str, Budget]:
     """The budget of every task of a run."""
-    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
+    manifest = read_json(run.manifest)
     config = axolotl_config(run)
     epochs = None if "max_steps" in config else float(config.get("num_epochs", manifest["epochs"]))
     tokens, digests = tokens_by_task(run.balance_log), _training_rows(run)
@@ -105,17 +104,17 @@ def sequences_per_step(run: Run) -> int | None:
     config = axolotl_config(run)
     if not config:
         return None
-    spec = yaml.safe_load(run.spec.read_text(encoding="utf-8"))
-    world = load_cluster(spec["cluster"]).world_size
-    return int(config["micro_batch_size"]) * int(config["gradient_accumulation_steps"]) * world
+    with understood(run.spec):
+        world = load_cluster(str(read_mapping(run.spec)["cluster"])).world_size
+    with understood(run.axolotl):
+        return int(config["micro_batch_size"]) * int(config["gradient_accumulation_steps"]) * world
 
 
 def axolotl_config(run: Run) -> dict[str, Any]:
     """The run's ``axolotl.yaml``; empty where there is none."""
     if not run.axolotl.is_file():
         return {}
-    content: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
-    return content
+    return read_mapping(run.axolotl)
 
 
 def settings_that_differ(

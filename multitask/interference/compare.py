@@ -19,6 +19,7 @@ from multitask.evaluation.model_key import model_key
 from multitask.evaluation.models import base_model, is_trained
 from multitask.evaluation.names import DEFAULT_NAME, name_of
 from multitask.evaluation.settings import Settings
+from multitask.files import read_json
 from multitask.interference.budget import (
     Budget,
     axolotl_config,
@@ -191,7 +192,7 @@ def _there(run: Run, name: str, inputs: Inputs, model: str | None) -> dict[str, 
     path = run.evaluations / name / "results.json"
     if not path.is_file():
         return None
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    results: dict[str, Any] = read_json(path)
     return results if _why_not(run, results, inputs, model) is None else None
 
 
@@ -232,7 +233,7 @@ def _evaluated(
             report=report,
             **progress,
         )
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_json(path)
     reason = _why_not(run, results, inputs, None)
     if reason is None:
         scored = {key: results["settings"].get(key) for key in _NUMERIC}

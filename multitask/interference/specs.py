@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from multitask.errors import InputError
+from multitask.files import read_json
 from multitask.interference.budget import sequences_per_step, steps_of
 from multitask.run import Run, staged_folder
 from multitask.spec import Spec, load_spec
@@ -133,7 +133,7 @@ def _steps(source: Path, run: Run | None) -> int:
 
 def _for_steps(spec: Spec, run: Run, task: str, steps: int) -> dict[str, Any]:
     """Keys that end a training of one task after a number of steps."""
-    tasks = json.loads(run.manifest.read_text(encoding="utf-8"))["tasks"]
+    tasks = read_json(run.manifest)["tasks"]
     total = sum(record["mixture"]["rows"] for record in tasks.values())
     # More passes than needed, for which the estimates allow; `max_steps` ends it.
     epochs = math.ceil(1.25 * spec.epochs * total / tasks[task]["mixture"]["rows"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from multitask.errors import InputError, MultitaskError
+from multitask.files import read_json
 from multitask.models.architectures import known_architectures, shape_of
 from multitask.models.family import (
     Checkpoint,
@@ -280,10 +280,4 @@ def _cached_config(model: str) -> Path | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"not a model configuration ({error})", where=path) from None
-    if not isinstance(content, dict):
-        raise InputError("not a model configuration (no JSON object)", where=path)
-    return content
+    return read_json(path, fix="fetch the model again, or copy it again")

@@ -15,6 +15,7 @@ import numpy as np
 from multitask.calibration.record import FILE_NAME, TaskCalibration
 from multitask.calibration.record import load as load_calibrations
 from multitask.data.render import Row
+from multitask.files import read_parquet
 from multitask.metrics.estimate import if_repeated
 from multitask.metrics.probabilities import normalised, score_matrix
 from multitask.metrics.reliability import ReliabilityBin, reliability_bins
@@ -140,9 +141,7 @@ def read_answers(
         rows: Its rows of the split, by id.
         directory: The evaluation.
     """
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(directory / "predictions.parquet", filters=[("task", "=", task)])
+    table = read_parquet(directory / "predictions.parquet", filters=[("task", "=", task)])
     found = table.to_pylist()
     calibration = _calibration(task, directory)
     top = _top(found, labels, calibration)

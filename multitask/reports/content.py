@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from multitask.data.render import Row
 from multitask.data.write import read_rows
 from multitask.errors import InputError, did_you_mean
 from multitask.evaluation.names import BASE_NAME, DEFAULT_NAME
+from multitask.files import read_json, read_mapping, read_text
 from multitask.reports.provenance import Provenance, read_provenance
 from multitask.reports.sharing import (
     SINGLE,
@@ -67,17 +67,13 @@ def gather(run: Run, evaluation: str | None = None) -> ReportContent:
     by_name = _evaluations(run)
     chosen, choice_notes = choose(list(by_name), evaluation)
     main = by_name[chosen]
-    results = json.loads(main.read_text(encoding="utf-8"))
+    results = read_json(main)
     sharing, sharing_notes = read_sharing(main.parent, results)
     forgotten, forgotten_notes = read_forgetting(main.parent, results)
     compared = _comparisons(results, sharing)
-    manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
-    spec = _spec(run.spec.read_text(encoding="utf-8"))
-    others = [
-        json.loads(path.read_text(encoding="utf-8")) | {"_": name}
-        for name, path in by_name.items()
-        if name != chosen
-    ]
+    manifest = read_json(run.manifest)
+    spec = read_mapping(run.spec)
+    others = [read_json(path) | {"_": name} for name, path in by_name.items() if name != chosen]
     rows = _rows(run, results["split"])
     return ReportContent(
         name=spec["name"],
@@ -192,13 +188,6 @@ def _rows(run: Run, split: str) -> dict[str, dict[str, Row]]:
     return found
 
 
-def _spec(text: str) -> dict[str, Any]:
-    import yaml
-
-    content: dict[str, Any] = yaml.safe_load(text)
-    return content
-
-
 def _others(task: str, main: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
     """Metrics of the same task and split in the run's other evaluations."""
     return {
@@ -218,4 +207,4 @@ def _source(name: str, task: dict[str, Any]) -> dict[str, str]:
 def _notes(run: Run) -> list[str]:
     """What the user must not overlook, written beside the run by the command that knew it."""
     path = run.root / "notes.txt"
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return read_text(path).splitlines() if path.is_file() else []

@@ -11,9 +11,11 @@ from typing import Any
 from multitask.environment import environment
 from multitask.evaluation.names import BASE_NAME, DEFAULT_NAME
 from multitask.evaluation.settings import Settings
+from multitask.files import read_text
 from multitask.reports.training import read_lines
 from multitask.reports.words import BASELINES
 from multitask.run import Run
+from multitask.scrub import hide_secrets, hide_settings
 
 _NOT_RECORDED = "not recorded"
 
@@ -80,8 +82,8 @@ def read_provenance(
         general: General tasks that were named to the evaluation, not in the spec.
     """
     return Provenance(
-        spec=run.spec.read_text(encoding="utf-8"),
-        plan=run.plan.read_text(encoding="utf-8") if run.plan.is_file() else None,
+        spec=hide_settings(read_text(run.spec)),
+        plan=hide_secrets(read_text(run.plan)) if run.plan.is_file() else None,
         drops=[
             (task, reason, count)
             for task, record in manifest["tasks"].items()
@@ -129,7 +131,7 @@ def _leakage(found: Mapping[str, Any]) -> list[str]:
 
 def _of_training(run: Run) -> Mapping[str, Any] | None:
     """What the last start of the training recorded."""
-    starts = [event for event in read_lines(run.trainer_events) if event["event"] == "start"]
+    starts = [event for event in read_lines(run.trainer_events) if event.get("event") == "start"]
     return starts[-1].get("environment") if starts else None
 
 

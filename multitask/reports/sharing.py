@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from multitask.files import read_json
 from multitask.reports.verdicts import SIGNIFICANT, Opponent, opponent
 from multitask.reports.words import number
 
@@ -160,8 +160,7 @@ def forgetting(record: Mapping[str, Any]) -> Forgetting:
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_json(path)
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any], *names: str) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from multitask.errors import InputError
+from multitask.files import read_json, read_text, remedy_for, understood
 from multitask.run import Run
 
 Curve = list[tuple[int, float]]
@@ -62,30 +64,40 @@ class Training:
 def read_training(run: Run) -> Training:
     """Read whatever the run has of a training."""
     events = list(read_lines(run.trainer_events))
-    tokens = tokens_by_task(run.balance_log)
-    return Training(
-        facts=_facts(events, tokens),
-        loss=_curve(events, "loss"),
-        validation_loss=_curve(events, "eval_loss"),
-        tasks=_by_task(run.evaluation_log),
-        tokens=tokens,
-        moments=_moments(events),
-        attempts=list(_attempts(run)),
-        cost=_cost(run),
-    )
+    with understood(run.balance_log):
+        tokens = tokens_by_task(run.balance_log)
+    with understood(run.evaluation_log):
+        tasks = _by_task(run.evaluation_log)
+    with understood(run.logs):
+        attempts = list(_attempts(run))
+    with understood(run.trainer_events):
+        return Training(
+            facts=_facts(events, tokens),
+            loss=_curve(events, "loss"),
+            validation_loss=_curve(events, "eval_loss"),
+            tasks=tasks,
+            tokens=tokens,
+            moments=_moments(events),
+            attempts=attempts,
+            cost=_cost(run),
+        )
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a run's log; a last line that a crash cut short is left out."""
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for place, line in enumerate(lines):
+    lines = read_text(path).splitlines()
+    for place, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            if place < len(lines) - 1:
-                raise
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            if place == len(lines):
+                return
+            record = None
+        if not isinstance(record, dict):
+            raise InputError("is no record of a log", where=f"{path}:{place}", fix=remedy_for(path))
+        yield record
 
 
 def _curve(events: list[dict[str, Any]], key: str) -> Curve:
@@ -175,7 +187,7 @@ def _attempts(run: Run) -> Iterator[str]:
         path = attempts.folder / f"{number}.json"
         if not path.is_file():
             continue
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        begun = read_json(path)
         ruling = attempts.ruling(number)
         start = f"from {begun['resume']}" if begun["resume"] else "from the base model"
         end = "no end recorded" if ruling is None else f"{ruling.verdict} {ruling.message}".strip()
@@ -186,5 +198,5 @@ def _cost(run: Run) -> list[str]:
     """The estimates of the plan, as it words them."""
     if not run.plan.is_file():
         return []
-    lines = run.plan.read_text(encoding="utf-8").splitlines()
+    lines = read_text(run.plan).splitlines()
     return [line.removeprefix("- ") for line in lines if "(estimated)" in line]

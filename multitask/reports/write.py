@@ -14,6 +14,7 @@ from multitask.metrics.kinds import METRICS
 from multitask.reports.charts import Charts
 from multitask.reports.content import ReportContent, gather
 from multitask.run import Run, write_atomic
+from multitask.scrub import hide_patterns
 
 _ESCAPED = {ord(character): f"&#{ord(character)};" for character in "\\`*_{}[]<>#|~&"}
 _TITLES = {key: metric.title for key, metric in METRICS.items()}
@@ -34,8 +35,8 @@ def write_report(run: Run) -> tuple[Path, Path]:
 def write_content(run: Run, content: ReportContent) -> tuple[Path, Path]:
     """Write both reports of what was gathered; returns their paths."""
     html, markdown = run.root / "report.html", run.root / "report.md"
-    write_atomic(html, render_html(content))
-    write_atomic(markdown, render_markdown(content))
+    write_atomic(html, hide_patterns(render_html(content)))
+    write_atomic(markdown, hide_patterns(render_markdown(content)))
     return html, markdown
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from multitask.errors import InputError, did_you_mean
+from multitask.errors import InputError, MultitaskError, did_you_mean
+from multitask.files import read_json
 from multitask.models import attention_of
 from multitask.models.adapter import load_adapter
 from multitask.quiet import quiet_libraries
@@ -126,10 +126,12 @@ def load_model(
             model = _adapted(model, name, merge=not getattr(model, "is_quantized", False))
         if merge_first:
             model = _dispatched(model, placement)
-    except (OSError, ValueError, RuntimeError) as error:
-        if type(error).__name__ == "OutOfMemoryError":
+    except Exception as error:
+        # A damaged model can raise whatever its library does; ours say more than that.
+        no_fault = isinstance(error, (MultitaskError, ImportError))
+        if no_fault or type(error).__name__ == "OutOfMemoryError":
             raise
-        first = str(error).strip().splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = name if base == name else f"{name} on {base}"
         raise InputError(
             f"the model cannot be loaded: {first}",
@@ -203,7 +205,7 @@ def _quantised(quantisation: str, device: str, dtype: Any) -> dict[str, Any]:
 
 def _base_of(adapter: Path) -> str:
     """The adapter's base model, a Hub id or a folder."""
-    base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = read_json(adapter, fix="copy the adapter again").get("base_model_name_or_path")
     if not base:
         raise InputError("the adapter does not name its base model", where=adapter)
     looks_local = str(base).startswith((".", "/", "~")) or str(base).count("/") != 1

@@ -1,6 +1,7 @@
 """Tasks: what is asked, what may be answered, and in which words."""
 
 from multitask.tasks.example import Example
+from multitask.tasks.sandbox import letter
 from multitask.tasks.shipped import shipped_kind, shipped_templates, task_names
 from multitask.tasks.task import (
     ROW_FIELDS,
@@ -10,7 +11,7 @@ from multitask.tasks.task import (
     task_from_record,
     task_record,
 )
-from multitask.tasks.template import Template, letter
+from multitask.tasks.template import Template
 
 __all__ = [
     "ROW_FIELDS",

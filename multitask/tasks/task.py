@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from multitask.tasks.example import Example
-from multitask.tasks.template import Template, letter
+from multitask.tasks.sandbox import letter
+from multitask.tasks.template import Template
 
 
 class Kind(StrEnum):

@@ -7,25 +7,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, UndefinedError, nodes
 from jinja2 import Template as JinjaTemplate
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError, UndefinedError, nodes
 
 from multitask.errors import InputError
+from multitask.tasks.sandbox import Sandbox, renew
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
-    environment.filters["letter"] = letter
-    return environment
-
-
-def letter(index: int) -> str:
-    """The option letter of a position: 0 is A."""
-    return chr(ord("A") + index)
+def _environment() -> Sandbox:
+    return Sandbox()
 
 
 @dataclass(frozen=True)
@@ -49,9 +40,10 @@ class Template:
             source = getattr(self, part)
             try:
                 compiled = _environment().from_string(source)
-            except TemplateError as error:
+            except Exception as error:  # noqa: BLE001 (Jinja's, or Python's compiler's)
                 raise InputError(
-                    f"the {part} is not valid Jinja: {error}", where=f"template {self.name!r}"
+                    f"the {part} is not valid Jinja: {_said(error)}",
+                    where=f"template {self.name!r}",
                 ) from None
             object.__setattr__(self, f"_{part}", compiled)
 
@@ -102,21 +94,32 @@ class Template:
             return None
         mark = "\ue000\ue001\ue000"
         try:
+            renew()
             rendered = self._prompt.render({**constants, **dict.fromkeys(names, mark)})
-        except TemplateError:
-            return None  # the ordinary way names the row in its message
+        except Exception:  # noqa: BLE001 (the ordinary way names the row in its message)
+            return None
         return rendered.split(mark)
 
     def _render(self, compiled: JinjaTemplate, fields: Mapping[str, Any], row: str) -> str:
         try:
-            return compiled.render(fields).strip()
+            renew()
+            text = compiled.render(fields).strip()
+            text.encode()
         except UndefinedError as error:
             raise InputError(
                 f"{error.message}",
                 where=f"template {self.name!r}, row {row!r}",
                 fix=f"use one of: {', '.join(sorted(fields))}",
             ) from None
-        except TemplateError as error:
+        except Exception as error:  # noqa: BLE001 (a template can raise whatever Python can)
             raise InputError(
-                f"cannot be rendered: {error}", where=f"template {self.name!r}, row {row!r}"
+                f"cannot be rendered: {_said(error)}", where=f"template {self.name!r}, row {row!r}"
             ) from None
+        return text
+
+
+def _said(error: Exception) -> str:
+    """An exception in words; of Jinja's own errors the message says all."""
+    words = " ".join(str(error).split())
+    known = isinstance(error, TemplateError)
+    return words if known and words else f"{type(error).__name__}: {words}"

@@ -100,6 +100,8 @@ def launch_environment(
     # Launchers' own words for single processes would be taken for ours by what is started.
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"):
         environment.pop(name, None)
+    # Training starts in the run directory: a file there, such as yaml.py, is no module.
+    environment["PYTHONSAFEPATH"] = "1"
     if attempt is not None:
         environment |= {ATTEMPT: str(attempt.number), NODE: str(node)}
     return environment

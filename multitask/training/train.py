@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from multitask.cluster import Cluster, load_cluster
 from multitask.errors import InputError
 from multitask.evaluation.model_key import store_digests
+from multitask.files import read_mapping
 from multitask.run import Run
 from multitask.runners.axolotl import PLUGIN
 from multitask.runners.deepspeed import require_deepspeed
@@ -111,11 +110,8 @@ def require_plugin(run: Run) -> dict[str, Any]:
     Raises:
         InputError: It does not, or cannot be read.
     """
-    try:
-        config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
-        plugins = config.get("plugins") or []
-    except (yaml.YAMLError, AttributeError) as error:
-        raise InputError(f"cannot be read: {error}", where=run.axolotl) from None
+    config = read_mapping(run.axolotl)
+    plugins = config.get("plugins") or []
     if PLUGIN not in plugins:
         raise InputError(
             "Axolotl would train without multitask's plugin, so nothing of ours would be in it",

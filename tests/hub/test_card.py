@@ -16,8 +16,8 @@ import yaml
 
 from multitask.errors import InputError
 from multitask.hub.card import cell, fenced, validate
-from multitask.hub.scrub import scrub
 from multitask.run import Run
+from multitask.scrub import scrub
 from tests.hub.conftest import Push
 from tests.hub_upload_server import TOKEN, Repo, UploadHub
 

@@ -1,4 +1,4 @@
-"""Keeps secrets and this machine's paths out of what is uploaded."""
+"""Keeps secrets, and this machine's paths, out of what is written for people or uploaded."""
 
 from __future__ import annotations
 
@@ -33,8 +33,17 @@ def hide_secrets(text: str) -> str:
     """Remove the secrets of this machine, and what looks like a token or a login."""
     for value in secrets():
         text = text.replace(value, REMOVED)
-    text = _TOKEN.sub(REMOVED, text)
-    return _LOGIN_IN_URL.sub(REMOVED, text)
+    return hide_patterns(text)
+
+
+def hide_patterns(text: str) -> str:
+    """Remove what looks like a token or a login, whatever this machine's own are."""
+    return _LOGIN_IN_URL.sub(REMOVED, _TOKEN.sub(REMOVED, text))
+
+
+def hide_settings(text: str) -> str:
+    """Remove secrets from a configuration: also the values of keys that are named like one."""
+    return _KEY.sub(rf'\1"{REMOVED}"', hide_secrets(text))
 
 
 def find_secret(content: Any, key: str = "", *, by_name: bool = True) -> str | None:
@@ -73,9 +82,7 @@ def scrub(text: str, root: Path, *, yaml: bool = False) -> str:
         root: The run directory; it becomes ``.``.
         yaml: Remove the values of keys that are named like secrets too.
     """
-    text = hide_secrets(text)
-    if yaml:
-        text = _KEY.sub(rf'\1"{REMOVED}"', text)
+    text = hide_settings(text) if yaml else hide_secrets(text)
     absolute = str(root.resolve())
     text = text.replace(absolute + "/", "").replace(absolute, ".")
     return _PATH.sub(r"\1", text)
