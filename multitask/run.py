@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from multitask.digests import NAME as SUMS
 from multitask.digests import write_digests, written_files
 from multitask.errors import InputError
 
@@ -199,7 +200,8 @@ def staged_folder(out: Path) -> Iterator[Path]:
 
 def _merge(stage: Path, out: Path) -> None:
     """Add the files of ``stage`` that ``out`` lacks; refuse before the first if one differs."""
-    files = sorted(path for path in stage.rglob("*") if path.is_file())
+    sums = stage / SUMS
+    files = sorted(path for path in stage.rglob("*") if path.is_file() and path != sums)
     missing = []
     for path in files:
         existing = out / path.relative_to(stage)
@@ -214,6 +216,13 @@ def _merge(stage: Path, out: Path) -> None:
     for path, target in missing:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
+    known = out / SUMS
+    lines = {line for path in (known, sums) if path.is_file() for line in _lines(path)}
+    write_atomic(known, "".join(sorted(lines, key=lambda line: line[66:])))
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines(keepends=True)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -39,7 +39,7 @@ def test_a_file_of_the_user_s_is_a_cluster(tmp_path: Path) -> None:
         (("sm_89", "ada"), "compute_capability"),
         (("nodes: 2", "nodes: 0"), "greater than or equal to 1"),
         ((_OWN, "- a list"), "a mapping of keys"),
-        ((_OWN, "nodes: ["), "cannot read the cluster"),
+        ((_OWN, "nodes: ["), "not valid YAML"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, change: tuple[str, str], message: str) -> None:
