@@ -51,7 +51,7 @@ def test_a_wrong_file_is_refused(tmp_path: Path, change: tuple[str, str], messag
 
 
 def test_a_missing_file_is_refused() -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         load_cluster("/nowhere/ours.yaml")
 
 
