@@ -10,7 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from multitask.planning.setup import Setup
-from multitask.runners import distributed_checks, model_checks, run_checks, value_checks
+from multitask.runners import (
+    distributed_checks,
+    key_checks,
+    model_checks,
+    run_checks,
+    value_checks,
+)
 from multitask.runners.axolotl import axolotl_file
 from multitask.runners.finding import Finding
 from multitask.runners.plan import Plan, number_of
@@ -21,6 +27,7 @@ RULES = (
     *distributed_checks.RULES,
     *model_checks.RULES,
     *value_checks.RULES,
+    *key_checks.RULES,
 )
 
 

@@ -400,8 +400,9 @@ def _named(plan: Plan, model: ModelInfo) -> Iterator[Finding]:
     """Keys that name modules or parameters; peft and Axolotl leave out what they do not find."""
     targets = plan.get("lora_target_modules")
     ours = model.lora_target_modules
-    if targets is not None and _strings(targets) != _strings(ours) and targets != "all-linear":
-        yield from _targets(plan, model, targets)
+    same = ours is not None and _strings(targets or []) == _strings(ours)
+    if targets is not None and not same and targets != "all-linear":
+        yield from _targets(model, targets)
     for key in ("lora_modules_to_save", "peft_layers_pattern", "lora_target_parameters"):
         kind = "parameter" if key.endswith("parameters") else "module"
         yield from _missing(model, key, _strings(plan.get(key) or []), kind)
@@ -418,7 +419,7 @@ def _named(plan: Plan, model: ModelInfo) -> Iterator[Finding]:
             yield from _missing(model, key, _strings(group.get("modules") or []), "parameter")
 
 
-def _targets(plan: Plan, model: ModelInfo, targets: Any) -> Iterator[Finding]:
+def _targets(model: ModelInfo, targets: Any) -> Iterator[Finding]:
     key = "lora_target_modules"
     if isinstance(targets, str):
         yield from _missing(model, key, [targets], "module", regex=True)
@@ -430,7 +431,6 @@ def _targets(plan: Plan, model: ModelInfo, targets: Any) -> Iterator[Finding]:
         yield Finding("no layer has an adapter", key, "remove it")
     elif known and unknown:
         yield from _missing(model, key, unknown, "module", known=known)
-    del plan
 
 
 def _missing(
@@ -452,6 +452,7 @@ def _missing(
         if any(_fits(one, name, regex=regex) for name in pool):
             continue
         choices = list(known) or sorted({name.rpartition(".")[2] for name in pool})
+        choices = [choice for choice in choices if not choice.isdigit()]
         if kind == "parameter":
             choices = sorted({name.split(".")[-2] for name in pool if "." in name})
         yield Finding(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from multitask.errors import did_you_mean
 from multitask.runners.finding import Finding
 from multitask.runners.plan import Plan, number_of
 from multitask.runners.value_table import LIMITS, NEEDS, REFUSED, numbers
@@ -24,14 +24,6 @@ _SCHEDULE_NEEDS = {
     "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
     "warmup_stable_decay": ("num_decay_steps",),
 }
-# Optimizers that another package brings (transformers/trainer_optimizer.py, Axolotl's builder).
-_PACKAGES = {
-    "galore": "galore-torch", "q_galore": "q-galore-torch", "lomo": "lomo-optim",
-    "adalomo": "lomo-optim", "grokadamw": "grokadamw", "apollo": "apollo-torch",
-    "flash_": "flashoptim", "anyprecision": "torchdistx", "adamw_torch_xla": "torch_xla",
-    "adamw_torch_npu_fused": "torch_npu",
-}  # fmt: skip
-_HALF = ("bf16", "bfloat16", "fp16", "float16")
 
 
 def shown(value: float) -> str:
@@ -53,7 +45,7 @@ def _ranges(plan: Plan) -> Iterator[Finding]:
         if not limits.holds(number):
             bound = limits.low if number <= limits.low else limits.high
             exclusive = limits.above if bound == limits.low else limits.below
-            near = limits.use if exclusive or not math.isfinite(bound) else bound
+            near = limits.use if exclusive or not abs(bound) < 1e6 else bound
             side = "more than" if bound == limits.low and limits.above else "at least"
             if bound == limits.high:
                 side = "less than" if limits.below else "at most"
@@ -77,6 +69,38 @@ def _finite(plan: Plan) -> Iterator[Finding]:
     for where, number in numbers(plan.config):
         if not math.isfinite(number):
             yield Finding(f"{number} is no number to train with", where, "write a finite number")
+
+
+# What Axolotl cannot do without, and has no default for that would be ours.
+_NEEDED = {
+    "learning_rate": "without it Axolotl refuses the file",
+    "micro_batch_size": "without it there is no batch",
+    "gradient_accumulation_steps": "without it the batch is another than the plan's",
+    "lora_r": "without it the adapter has no rank",
+    "lora_alpha": "without it the adapter has no scale",
+    "save_steps": "without it one checkpoint is saved after each pass over the data",
+    "multitask": "without it tasks are not evaluated as the spec says",
+}
+
+
+def _unset(plan: Plan) -> Iterator[Finding]:
+    for key, what in _NEEDED.items():
+        adapters = key.startswith("lora") and not plan.get("adapter")
+        replaced = {"save_steps": "saves_per_epoch", "gradient_accumulation_steps": "batch_size"}
+        other = replaced.get(key)
+        instead = bool(other and plan.get(other))
+        if key in plan.own and plan.get(key) is None and not adapters and not instead:
+            yield Finding(what, key, "remove the key, so that ours counts")
+    if plan.get("eot_tokens") == []:
+        yield Finding("no token ends an answer then", "eot_tokens", "remove it")
+    for name, token in plan.section("special_tokens").items():
+        if token == "":
+            yield Finding("an empty text is no token", f"special_tokens.{name}", "remove it")
+    for key in ("save_steps", "eval_steps"):
+        value = number_of(plan.get(key))
+        if value is not None and math.isfinite(value) and value > 1 and value != int(value):
+            # transformers/training_args.py raises
+            yield Finding("above 1 it is a number of steps", key, f"use {round(value)}")
 
 
 def _effects(plan: Plan) -> Iterator[Finding]:
@@ -170,6 +194,61 @@ def _schedule(plan: Plan) -> Iterator[Finding]:
         value = number_of(given.get(key))
         if value is not None and value <= 0:
             yield Finding("the rate would not fall", f"lr_scheduler_kwargs.{key}", "use 1")
+
+
+_SCHEDULE_KEYS = frozenset(
+    (
+        "num_cycles", "power", "lr_end", "timescale", "num_decay_steps", "num_stable_steps",
+        "num_warmup_steps", "min_lr", "min_lr_rate", "min_lr_ratio", "warmup_type", "decay_type",
+        "warmup_lr", "warmup_lr_rate", "pct_start", "anneal_strategy", "div_factor",
+        "final_div_factor", "last_epoch",
+    )
+)  # fmt: skip
+
+
+def _arguments(plan: Plan) -> Iterator[Finding]:
+    """Arguments that go past the keys that are checked."""
+    for key in plan.section("lr_scheduler_kwargs"):
+        if key not in _SCHEDULE_KEYS:
+            yield Finding(
+                f"no schedule of transformers takes '{key}'",
+                f"lr_scheduler_kwargs.{key}",
+                did_you_mean(str(key), _SCHEDULE_KEYS),
+            )
+    given = plan.get("optim_args")
+    words = given if isinstance(given, Mapping) else str(given or "").replace("=", " ").split()
+    for word, key in {
+        "lr": "learning_rate", "betas": "adam_beta1 and adam_beta2", "eps": "adam_epsilon",
+        "weight_decay": "weight_decay",
+    }.items():  # fmt: skip
+        if word in words:
+            yield Finding(
+                f"'{word}' goes past what is checked, and past the schedule",
+                "optim_args",
+                f"use {key}",
+            )
+    accelerator = plan.section("accelerator_config")
+    if accelerator.get("split_batches"):
+        yield Finding(
+            "the micro batch is divided among the GPUs: steps are smaller than the plan says",
+            "accelerator_config.split_batches",
+            "remove it",
+        )
+    kwargs = accelerator.get("gradient_accumulation_kwargs")
+    if isinstance(kwargs, Mapping) and "num_steps" in kwargs:
+        yield Finding(
+            "transformers refuses it beside gradient_accumulation_steps",
+            "accelerator_config.gradient_accumulation_kwargs.num_steps",
+            "remove it",
+        )
+    reentrant = plan.section("gradient_checkpointing_kwargs").get("use_reentrant")
+    if reentrant and plan.get("gradient_checkpointing") and plan.world_size > 1:
+        yield Finding(
+            "reentrant checkpoints do not work with FSDP2, nor with DDP and frozen weights",
+            "gradient_checkpointing_kwargs.use_reentrant",
+            "use false",
+            "warning",
+        )
 
 
 def _example(key: str, plan: Plan) -> str:
@@ -333,6 +412,13 @@ def _precision(plan: Plan) -> Iterator[Finding]:
             "warning",
         )
     half = bool(bf16 or fp16)
+    if not half and not plan.on_cpu and "bf16" in plan.own and not plan.flash:
+        yield Finding(
+            "all is computed in float32: twice the memory, and several times slower",
+            "bf16",
+            "remove it",
+            "warning",
+        )
     if plan.get("float32") and half:
         yield Finding("half precision is on as well", "float32", "keep one of them")
     if plan.flash and not half and not plan.on_cpu and "bf16" in plan.config:
@@ -398,139 +484,9 @@ def _loss(plan: Plan) -> Iterator[Finding]:
         )
 
 
-_OURS: dict[str, Any] = {
-    "ds_type": "json",
-    "split": "train",
-    "type": "chat_template",
-    "field_messages": "messages",
-}
-
-
-def _rows(plan: Plan) -> Iterator[Finding]:
-    """The entries of ``datasets`` that read the run's own rows."""
-    for key in ("datasets", "test_datasets"):
-        for place, dataset in enumerate(plan.datasets(key)):
-            if str(dataset.get("path", "")).startswith("data/"):
-                yield from _row_keys(f"{key}[{place}]", dataset)
-
-
-def _row_keys(where: str, dataset: Mapping[str, Any]) -> Iterator[Finding]:
-    for key, ours in _OURS.items():
-        if dataset.get(key, ours) != ours:
-            yield Finding(
-                f"the run's rows are read with {key}: {ours}", f"{where}.{key}", f"use {ours}"
-            )
-    roles = dataset.get("roles_to_train")
-    if isinstance(roles, list) and "assistant" not in roles and "gpt" not in roles:
-        yield Finding(
-            "answers are the assistant's, and would not be learned",
-            f"{where}.roles_to_train",
-            "use [assistant]",
-        )
-    elif isinstance(roles, list) and len(set(roles)) > 1:
-        yield Finding(
-            "prompts are learned as well", f"{where}.roles_to_train", "use [assistant]", "warning"
-        )
-    for key in ("train_on_eos", "train_on_eot"):
-        if dataset.get(key) == "none":
-            yield Finding(
-                "the end of an answer is not learned, and scoring counts it",
-                f"{where}.{key}",
-                "use turn",
-            )
-    for key in ("shards", "shards_idx", "preprocess_shards"):
-        if dataset.get(key) not in (None, 1):
-            yield Finding("only a part of the rows is read", f"{where}.{key}", "remove it")
-    for key in (
-        "chat_template", "chat_template_jinja", "message_property_mappings", "message_field_role",
-        "message_field_content", "message_field_training", "message_field_training_detail",
-        "input_transform", "input_format", "roles", "drop_system_message", "split_thinking",
-        "template_thinking_key", "field_thinking",
-    ):  # fmt: skip
-        if dataset.get(key) not in (None, False):
-            yield Finding(
-                "rows would be rendered otherwise than scoring renders them",
-                f"{where}.{key}",
-                "remove it; `templates` in the spec puts tasks into words",
-            )
-
-
-def _evaluation(plan: Plan) -> Iterator[Finding]:
-    if plan.get("load_best_model_at_end") and not plan.get("metric_for_best_model"):
-        yield Finding(
-            "without effect: checkpoints are judged by each task's own score",
-            "load_best_model_at_end",
-            "remove it; the best checkpoint is kept, see `evaluation: {metric, best}` in the spec",
-            "warning",
-        )
-    keys = ("eval_steps", "evals_per_epoch", "eval_strategy", "evaluation_strategy")
-    for key in keys:
-        if plan.get(key) in (None, False):
-            continue
-        if str(plan.get(key)) == "no":
-            continue
-        yield Finding(
-            "each task is evaluated at every save already; this adds evaluations, and one at every "
-            "start",
-            key,
-            "remove it; `checkpoint: {save_steps: N}` in the spec sets how often",
-            "warning",
-        )
-    strategy = str(plan.get("save_strategy") or "steps")
-    if strategy not in ("steps", "no", "False") and plan.get("save_steps"):
-        # schemas/validation.py, check_saves
-        yield Finding(
-            f"'{strategy}' contradicts save_steps, and Axolotl refuses both",
-            "save_strategy",
-            "remove it; `checkpoint: {save_steps: N}` in the spec sets how often",
-        )
-    if plan.get("eval_sample_packing"):
-        yield Finding(
-            "packed, the last rows of a task are left out", "eval_sample_packing", "use false"
-        )
-    if plan.get("save_safetensors") is False:
-        yield Finding("evaluation reads safetensors", "save_safetensors", "remove it")
-    stop = plan.section("multitask").get("evaluation")
-    stop = stop.get("early_stopping") if isinstance(stop, Mapping) else None
-    patience = number_of(stop.get("patience")) if isinstance(stop, Mapping) else None
-    every, steps = number_of(plan.get("save_steps")), plan.steps
-    if patience and every and steps and every > 0:
-        saves = 1 / every if every < 1 else steps / every
-        if patience >= saves:
-            yield Finding(
-                f"the run is evaluated some {saves:.0f} times, so it never comes",
-                "multitask.evaluation.early_stopping.patience",
-                f"use {max(1, int(saves) // 3)}",
-                "warning",
-            )
-
-
-def _tools(plan: Plan) -> Iterator[Finding]:
-    name = str(plan.get("optimizer") or "")
-    package = next((p for word, p in _PACKAGES.items() if word in name), None)
-    if package is not None:
-        yield Finding(
-            f"it is in the package {package}, which neither Axolotl nor the image brings",
-            "optimizer",
-            f"pip install {package} on every node, or use adamw_torch_fused",
-            "warning",
-        )
-    if any(word in name for word in ("galore", "apollo")) and not plan.get("optim_target_modules"):
-        yield Finding(
-            "it needs the layers that it projects", "optim_target_modules", "use all_linear"
-        )
-    if plan.get("tokenizer_use_fast") is False:
-        yield Finding("scoring needs a fast tokenizer", "tokenizer_use_fast", "remove it")
-    kwargs = plan.section("overrides_of_model_kwargs")
-    for key in ("attn_implementation", "torch_dtype", "dtype", "device_map", "quantization_config"):
-        if key in kwargs:
-            yield Finding(
-                "it goes past all checks of it", f"overrides_of_model_kwargs.{key}",
-                "remove it; use Axolotl's own key",
-            )  # fmt: skip
-
-
 RULES = (
+    _unset,
+    _arguments,
     _finite,
     _ranges,
     _refused,
@@ -541,8 +497,5 @@ RULES = (
     _batches,
     _precision,
     _loss,
-    _rows,
-    _evaluation,
-    _tools,
     _effects,
 )

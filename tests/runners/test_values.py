@@ -198,6 +198,35 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "base and adapter": (
         {"unfrozen_parameters": ["lm_head"]}, {}, "unfrozen_parameters", "error"
     ),
+    # Keys taken away, arguments past the keys, paths
+    "no rank at all": ({"lora_r": None}, {}, "lora_r", "error"),
+    "no layers": ({"lora_target_modules": []}, {}, "lora_target_modules", "error"),
+    "no pattern": ({"lora_target_modules": "([bad"}, {}, "lora_target_modules", "error"),
+    "half a step": ({"save_steps": 1.5}, {}, "save_steps", "error"),
+    "no such argument": (
+        {"lr_scheduler_kwargs": {"nonsense": 1}}, {}, "lr_scheduler_kwargs.nonsense", "error"
+    ),
+    "a rate past the schedule": ({"optim_args": {"lr": 5}}, {}, "optim_args", "error"),
+    "betas past the limits": ({"optim_args": "betas=(2,3)"}, {}, "optim_args", "error"),
+    "divided batches": (
+        {"accelerator_config": {"split_batches": True}}, {},
+        "accelerator_config.split_batches", "error",
+    ),
+    "no end token": ({"eot_tokens": []}, {}, "eot_tokens", "error"),
+    "no adapter there": ({"lora_model_dir": "/nowhere/a"}, {}, "lora_model_dir", "error"),
+    "two attentions": ({"xformers_attention": True}, {}, "xformers_attention", "error"),
+    "bf16 adapter": (
+        {"peft_autocast_adapter_dtype": False}, {}, "peft_autocast_adapter_dtype", "warning"
+    ),
+    "merged restarts": ({"relora": True}, {}, "relora", "error"),
+    "streamed": ({"streaming": True}, {}, "streaming", "error"),
+    "a gain of five": (
+        {}, {"evaluation": {"early_stopping": {"patience": 1, "min_delta": 5}}},
+        "multitask.evaluation.early_stopping.min_delta", "error",
+    ),
+    "balance without bound": (
+        {}, {"balance": {"schedule": "lagging", "limit": 1e9}}, "multitask.balance.limit", "warning"
+    ),
     # Evaluation
     "evaluation at every start": ({"eval_steps": 100}, {}, "eval_steps", "warning"),
     "stopped by all tasks together": (
