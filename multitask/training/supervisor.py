@@ -180,9 +180,10 @@ class Supervisor:
                     time.sleep(self.options.poll)
                 if report is not None and report.stalled:
                     shown = launch.show_stacks()
+                    place = rank_logs if rank_logs.is_dir() else self._log
                     self._say(
                         f"{report.error}: ending the attempt; stacks of {len(shown)} processes "
-                        f"are in {self._log}"
+                        f"are in {place}"
                     )
             finally:
                 for stuck in launch.end():
