@@ -180,10 +180,12 @@ class LeakageGate:
             candidates: Rows that may be dropped; changed in place.
             protected: Rows that stay, such as test rows.
         """
-        known = np.unique(np.concatenate([_nothing(), *(part.letters for part in protected)]))
+        known = np.concatenate([_nothing(), *(part.letters for part in protected)])
         if not len(known):
             return
-        near = {o for key in known.tolist() for o in self._near(key)} if self.neighbours else ()
+        near: set[int] = set()
+        if self.neighbours:
+            near = {other for key in np.unique(known).tolist() for other in self._near(key)}
         reach = np.concatenate([known, np.fromiter(near, dtype=np.uint64, count=len(near))])
         hits = [np.isin(part.letters, reach) for part in candidates]
         if not any(hit.any() for hit in hits):
@@ -283,6 +285,9 @@ class LeakageGate:
     def _grouped(self, part: Part) -> npt.NDArray[np.bool_]:
         """Rows whose letters are also those of another content, or nearly."""
         letters, keys = part.letters, part.keys
+        in_order = np.sort(letters)
+        if self.neighbours is None and (in_order[1:] != in_order[:-1]).all():
+            return np.zeros(len(letters), dtype=bool)
         order = np.lexsort((keys, letters))
         same = letters[order][1:] == letters[order][:-1]
         alike = letters[order][1:][same & (keys[order][1:] != keys[order][:-1])]

@@ -46,11 +46,8 @@ def check_scorable(
         InputError: A row cannot be rendered, a prompt is the same for every row, options are not
             shown that are answered by letter, or two different options have the same response.
     """
-    warnings = [
-        warning
-        for template in task.templates
-        for warning in _check_prompt(task, template, _sample(parts["train"]))
-    ]
+    sample = _sample(parts["train"])
+    warnings = [w for template in task.templates for w in _check_prompt(task, template, sample)]
     if task.kind is not Kind.MULTIPLE_CHOICE:
         return warnings
     # A question is asked for the letter and for the text of its answer, whichever is trained.
