@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python -m
 # installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
 TORCH := torch==2.13.0
 
-.PHONY: help install quickstart test test-fast methods kill-sweep rehearsal cloud gpu-proof lint format schema benchmark-from-scratch clean
+.PHONY: fuzz help install quickstart test test-fast methods kill-sweep rehearsal cloud gpu-proof lint format schema benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
@@ -26,7 +26,7 @@ quickstart: $(VENV)/.installed  ## Data, training, scoring and report on a toy, 
 	$(VENV)/bin/multitask quickstart
 
 # Tests start several processes at once, whose threads would fight for few cores.
-test test-fast methods kill-sweep rehearsal cloud: export OMP_NUM_THREADS := 1
+test test-fast methods kill-sweep rehearsal cloud fuzz: export OMP_NUM_THREADS := 1
 
 test: $(VENV)/.installed  ## All tests, with a real Axolotl training
 	$(RUN) pytest
@@ -39,6 +39,9 @@ methods: $(VENV)/.installed  ## Train a toy with every method that runs without 
 
 kill-sweep: $(VENV)/.installed  ## Kill trainings at 37 points and resume them; 40 minutes
 	$(RUN) pytest -m 'slow or not slow' tests/test_kill_sweep.py
+
+fuzz: $(VENV)/.installed  ## 11,200 bad specs, templates, runs and data files, counted; 10 minutes
+	$(RUN) tests.fuzz
 
 rehearsal: $(VENV)/.installed  ## Rehearse the 3x4 cluster on this machine, with a node killed
 	rm -rf runs/rehearsal

@@ -16,6 +16,9 @@ from multitask.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 
+# They hold what the user gave for the engine, which may be a login of a service.
+_PRIVATE = ("spec.yaml", "axolotl.yaml")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -167,6 +170,9 @@ def staged(out: Path) -> Iterator[Path]:
     stage.chmod(0o755)
     try:
         yield stage
+        for name in _PRIVATE:
+            if (stage / name).is_file():
+                (stage / name).chmod(0o600)
         write_digests(stage, written_files(stage))
         if out.is_dir() and any(out.iterdir()):
             _merge(stage, out)
