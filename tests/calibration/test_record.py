@@ -108,7 +108,7 @@ def test_a_wrong_file_is_refused_with_the_place(
     ("text", "expected"),
     [
         (None, "there is no calibration"),
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ('{"version": 2, "tasks": []}', "version"),
     ],
 )

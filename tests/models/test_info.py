@@ -178,5 +178,5 @@ def test_a_model_in_the_hubs_cache_is_read_from_there(
 def test_a_broken_config_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text(text)
-    with pytest.raises(InputError, match=r"config\.json: not a model configuration"):
+    with pytest.raises(InputError, match=r"config\.json"):
         model_info("m", tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from multitask.errors import InputError
 from multitask.reports.training import read_training
 from multitask.run import Run
 from multitask.training.attempts import Attempts, Ruling
@@ -81,7 +82,7 @@ def test_a_last_line_that_a_crash_cut_is_left_out(run: Run) -> None:
 def test_a_torn_line_within_is_no_such_case(run: Run) -> None:
     text = run.trainer_events.read_text()
     run.trainer_events.write_text('{"event": "lo\n' + text)
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(InputError, match=r"trainer\.jsonl:1"):
         read_training(run)
 
 
