@@ -13,6 +13,8 @@ from multitask.doctor.bounded import NoAnswerError, Pending, run_program
 from multitask.doctor.check import Check, ok, problem, warning
 from multitask.doctor.packages import GROUP, installed
 from multitask.doctor.subject import Subject
+from multitask.errors import InputError
+from multitask.files import read_mapping
 from multitask.quiet import set_library_variables
 
 _PLUGIN = "multitask.plugin.MultitaskPlugin"
@@ -141,14 +143,12 @@ def _imported(name: str, pending: Pending[Check | str]) -> Check:
 
 
 def _plugins(subject: Subject) -> list[str]:
-    import yaml
-
     if subject.run is None or not subject.run.axolotl.is_file():
         return [_PLUGIN]
     try:
-        config = yaml.safe_load(subject.run.axolotl.read_text(encoding="utf-8"))
+        config = read_mapping(subject.run.axolotl)
         return [str(plugin) for plugin in config.get("plugins") or []] or [_PLUGIN]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
+    except (InputError, TypeError):
         return [_PLUGIN]  # told by the checks of the run
 
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from multitask.checkpoints import Checkpoint, list_checkpoints, step_of
 from multitask.checkpoints.consolidate import SHARDS, copy_small_files, has_weights, merge_shards
 from multitask.errors import InputError
 from multitask.evaluation.models import trained_model
+from multitask.files import read_mapping
 from multitask.run import Run, staged_folder, write_atomic
 
 LAST, BEST = "last", "best"
@@ -100,7 +99,7 @@ def consolidate(run: Run, choice: Choice, report: Callable[[str], None]) -> Path
 
 
 def _use(run: Run) -> str:
-    content = yaml.safe_load(run.spec.read_text(encoding="utf-8"))
+    content = read_mapping(run.spec)
     return str((content.get("evaluation") or {}).get("use", LAST))
 
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from multitask.checkpoints import list_checkpoints
 from multitask.estimate import held_bytes
+from multitask.files import read_mapping
 from multitask.models.adapter import load_adapter
 from multitask.rehearsal.adapt import Sizes
 from multitask.rehearsal.checklist import Check, Checklist, fail
@@ -142,7 +141,7 @@ def check_probe(checks: Checklist, run: Run, *, ranks: int) -> None:
         run: The rehearsal's run, trained with the probe.
         ranks: Processes that trained.
     """
-    config = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
+    config = read_mapping(run.axolotl)
     found = json.loads(probe_file(run).read_text(encoding="utf-8"))
     for name, title, unused, tolerance in (
         ("recompute", "recomputing layers does not change gradients", "none is recomputed", 0.01),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import yaml
 
 from multitask.cluster import Cluster
 from multitask.errors import InputError
+from multitask.files import read_mapping
 from multitask.rehearsal.adapt import Change
 from multitask.rehearsal.result import Wishes
 from multitask.run import Run
@@ -44,7 +43,7 @@ def follow_layout(calm: Run, cluster: Cluster, *, nodes: int, procs: int) -> lis
     """
     if (nodes, procs) == (cluster.nodes, max(1, cluster.gpus_per_node)):
         return []
-    config: dict[str, Any] = yaml.safe_load(calm.axolotl.read_text(encoding="utf-8"))
+    config = read_mapping(calm.axolotl)
     why = f"{nodes} x {procs} ranks were asked for"
     was_layout = f"{cluster.nodes} x {cluster.gpus_per_node}"
     now_layout = f"{nodes} x {procs}"

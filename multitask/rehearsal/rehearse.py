@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from multitask.cluster import Cluster, load_cluster
 from multitask.errors import InputError
+from multitask.files import read_mapping
 from multitask.rehearsal.adapt import Change, Sizes
 from multitask.rehearsal.after import (
     check_checkpoints,
@@ -64,7 +63,7 @@ def rehearse(
     start = time.monotonic()
     wishes = wishes or Wishes()
     run.require(run.axolotl, f"multitask build-config {run.spec} --out {run.root}")
-    config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
+    config = read_mapping(run.axolotl)
     require_deepspeed(config)
     cluster = load_cluster(load_spec(run.spec).cluster)
     nodes, procs = layout(wishes, cluster)

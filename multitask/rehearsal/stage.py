@@ -13,6 +13,7 @@ import yaml
 
 from multitask.data.write import iterate_rows
 from multitask.errors import InputError
+from multitask.files import read_mapping
 from multitask.models import ModelInfo, model_info
 from multitask.rehearsal.adapt import Change, Sizes, adapted, adapted_deepspeed
 from multitask.rehearsal.shrink import shrunk
@@ -44,7 +45,7 @@ def stage_rehearsal(run: Run, root: Path, sizes: Sizes) -> list[Change]:
     for path in (run.axolotl, run.split("train")):
         run.require(path, f"multitask build-config {run.spec} --out {run.root}")
     spec = load_spec(run.spec)
-    config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text(encoding="utf-8"))
+    config = read_mapping(run.axolotl)
     info = model_info(str(config.get("base_model", spec.model)), run.root)
     small = Run(root)
     small.data.mkdir(parents=True)

@@ -228,7 +228,8 @@ def test_the_repository_of_the_spec_is_the_default(run: Run, hub: UploadHub) -> 
     done = _command(run, hub, None, HF_TOKEN=TOKEN)
     assert done.returncode == 2
     assert "no repository is named" in done.stderr
-    run.spec.write_text(run.spec.read_text() + "\nhub: {repo: alice/of-the-spec}\n")
+    text = run.spec.read_text()
+    run.spec.write_text(text.replace("hub: null", "hub: {repo: alice/of-the-spec}"))
     done = _command(run, hub, None, HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr
     assert "alice/of-the-spec" in hub.repos
