@@ -28,15 +28,17 @@ def estimate(
     from rich.console import Console
     from rich.table import Table
 
+    from multitask.errors import naming
     from multitask.planning.compare import compare_plans
     from multitask.planning.table import HEADER, cells, plan_section
     from multitask.run import Run
 
     run = Run.open(spec) if spec.is_dir() and (spec / "data" / "manifest.json").is_file() else None
     resolved = read_spec(spec, data_dir, sample)
-    found = compare_plans(
-        resolved, run, report=lambda message: typer.echo(f"- {message}", err=True)
-    )
+    with naming(spec):
+        found = compare_plans(
+            resolved, run, report=lambda message: typer.echo(f"- {message}", err=True)
+        )
     typer.echo(plan_section(found.setup).lstrip("\n"))
     estimated = found.setup.estimate
     if estimated is not None and estimated.why_not:
