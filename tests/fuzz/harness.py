@@ -154,7 +154,15 @@ def limit_memory() -> None:
 
 
 def warm_up() -> None:
-    """Import what commands import, so that no case pays for it."""
+    """Import what commands import, so that no case pays for it, or is stopped in the middle."""
     import multitask.build
     import multitask.data.write
-    import multitask.reports.write  # noqa: F401
+    import multitask.planning.compare
+    import multitask.reports.write
+
+    with contextlib.suppress(ImportError):
+        import torch  # noqa: F401
+        from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+        import multitask.evaluation.evaluate
+        import multitask.hub  # noqa: F401

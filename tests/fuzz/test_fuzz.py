@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.__main__ import makers
-from tests.fuzz.harness import run_case
+from tests.fuzz.harness import run_case, warm_up
 from tests.fuzz.runs import base_run
 
 
@@ -21,5 +21,6 @@ def test_bad_input_ends_in_one_message(kind: str, count: int) -> None:
 def test_damaged_runs_end_in_one_message(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     make = makers(base_run(tmp_path))["run"]
+    warm_up()
     outcomes = {number: run_case("run", number, make) for number in range(20)}
     assert {number: outcome for number, outcome in outcomes.items() if not outcome.good} == {}
