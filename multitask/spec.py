@@ -27,8 +27,15 @@ Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 # registry:port/path/name:tag@digest
 _IMAGE = r"^[\w.-]+(:\d+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]{64})?$"
-# As the Hub takes it; both parts may hold dots and dashes, though not begin with them.
-_REPO = r"^(\w[\w.-]*/)?\w[\w.-]*$"
+# As the Hub takes it (huggingface_hub/utils/_validators.py).
+_REPO = re.compile(r"(?!.*(--|\.\.))(\w[\w.-]*/)?\w([\w.-]*\w)?", re.ASCII)
+_LONGEST_REPO = 96
+
+
+def _repo(name: str) -> str:
+    if len(name) > _LONGEST_REPO or not _REPO.fullmatch(name):
+        raise ValueError("no repository of the Hub is called this; write owner/name")
+    return name
 
 
 class SplitSpec(StrictModel):
@@ -81,7 +88,7 @@ class HubSpec(StrictModel):
         repo: ``owner/name`` on the Hugging Face Hub.
     """
 
-    repo: Annotated[str, Field(pattern=_REPO, max_length=96)]
+    repo: Annotated[str, AfterValidator(_repo)]
 
 
 class Spec(StrictModel):
@@ -425,7 +432,7 @@ def _resolve_model(model: str, base: Path, path: Path) -> str:
             )
         return str(local)
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
+    if looks_local or len(model) > _LONGEST_REPO or not _REPO.fullmatch(model):
         raise InputError(
             f"no model folder at {local}, and {shown(model)} is no Hub id (owner/name)",
             where=f"{path}: key 'model'",

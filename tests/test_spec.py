@@ -181,3 +181,11 @@ def test_words_that_are_no_secrets_stay(tmp_path: Path) -> None:
         "axolotl: {hub_token: null, use_auth_token: true, special_tokens: {pad_token: '<pad>'}}\n"
     )
     assert load_spec(path).task_names == ("x",)
+
+
+@pytest.mark.parametrize("name", ["--help", "a--b/c", "a/..", "owner/name.", "x" * 97])
+def test_what_the_hub_would_not_take_is_refused(write_spec: Callable[..., Path], name: str) -> None:
+    with pytest.raises(InputError, match="key 'model'"):
+        load_spec(write_spec(model=name))
+    with pytest.raises(InputError, match=r"key 'hub\.repo'"):
+        load_spec(write_spec(hub={"repo": name}))
