@@ -25,8 +25,8 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ METHODS = ["full", "lora", "dora", "rslora", "loraplus", "pissa", "adalora", "ql
 LIGER = ("liger_rope", "liger_rms_norm", "liger_glu_activation")
 LIGER_LOSS = "liger_fused_linear_cross_entropy"
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+
+SHORTEST = 10.0
+"""No job is started with fewer seconds left."""
 
 Job = dict[str, Any]
 
@@ -74,7 +77,55 @@ class Size:
 
 
 GPU = Size(METHODS, 96, 8192, 30, 240, 40, 120, 500, 24, 6)
-CPU = Size(["full", "lora", "qlora"], 16, 1536, 6, 30, 6, 24, 64, 4, 2)
+CPU = Size(["full", "lora", "qlora"], 16, 1536, 6, 30, 6, 48, 32, 2, 2)
+
+
+class Started:
+    """A job's process: a new one, or on a CPU a fork of this one, which has imported Axolotl."""
+
+    def __init__(self, path: Path, environment: dict[str, str], *, fork: bool) -> None:
+        self.path, self.begin = path, time.monotonic()
+        self._process: subprocess.Popen[bytes] | None = None
+        with path.with_suffix(".log").open("wb") as log:
+            if not fork:
+                command = [sys.executable, "-m", "benchmarks.gpu_proof.job", str(path)]
+                self._process = subprocess.Popen(
+                    command, stdout=log, stderr=log, cwd=ROOT, env=environment
+                )
+                return
+            self._pid = os.fork()
+            if self._pid == 0:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                _be(path, environment)
+
+    def poll(self, *, kill: bool) -> int | None:
+        """The exit code, None while it runs."""
+        if self._process is not None:
+            if kill:
+                self._process.kill()
+            return self._process.poll()
+        if kill:
+            os.kill(self._pid, signal.SIGKILL)
+        pid, status = os.waitpid(self._pid, 0 if kill else os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+
+def _be(path: Path, environment: dict[str, str]) -> None:
+    """In a fork: be the process of a job; never returns."""
+    from benchmarks.gpu_proof import job
+
+    code = 1
+    try:
+        os.environ.update(environment)
+        job.run(path)
+        code = 0
+    except BaseException:  # noqa: BLE001 (a fork must never return)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @dataclass
@@ -104,41 +155,42 @@ class Proof:
 
     def run(self, jobs: Sequence[Job]) -> list[dict[str, Any] | None]:
         """Run jobs, several at a time; None where one failed or time was over."""
-        with ThreadPoolExecutor(self.size.together) as pool:
-            return list(pool.map(self._run_job, jobs))
+        waiting, running = list(jobs), list[Started]()
+        while waiting or running:
+            while waiting and len(running) < self.size.together:
+                self._start(waiting.pop(0), running)
+            for started in list(running):
+                late = time.monotonic() > self.end
+                code = started.poll(kill=late)
+                if code is not None:
+                    running.remove(started)
+                    self._ended(started, "time was over" if late else None, code)
+            time.sleep(0.05)
+        return [self._result(job) for job in jobs]
 
-    def _run_job(self, job: Job) -> dict[str, Any] | None:
-        name = job["name"]
-        left = self.end - time.monotonic()
-        if left < 10:
-            self.problems[name] = "not started: time was over"
-            return None
+    def _start(self, job: Job, running: list[Started]) -> None:
+        if self.end - time.monotonic() < SHORTEST:
+            self.problems[job["name"]] = "not started: time was over"
+            return
         folder = self.out / "jobs"
         folder.mkdir(exist_ok=True)
-        path = folder / f"{name}.json"
+        path = folder / f"{job['name']}.json"
         job |= {"device": self.device, "lock": str(folder / "device.lock")}
         path.write_text(json.dumps(job, indent=1), encoding="utf-8")
-        command = [sys.executable, "-m", "benchmarks.gpu_proof.job", str(path)]
-        log = path.with_suffix(".log")
-        begin = time.monotonic()
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                command, stdout=file, stderr=file, cwd=ROOT, env=self.environment()
-            )
-            try:
-                code = process.wait(left)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                code = -9
-        seconds = time.monotonic() - begin
+        running.append(Started(path, self.environment(), fork=self.device == "cpu"))
+
+    def _ended(self, started: Started, why: str | None, code: int) -> None:
+        name, seconds = started.path.stem, time.monotonic() - started.begin
         print(f"    {name}: {'done' if code == 0 else 'FAILED'} in {seconds:.0f} s", flush=True)
         if code != 0:
-            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            self.problems[name] = (lines or ["no message"])[-1][:400] if code != -9 else "time"
-            return None
-        found: dict[str, Any] = json.loads(path.with_suffix(".result.json").read_text())
-        return found | {"job_seconds": seconds}
+            text = started.path.with_suffix(".log").read_text(errors="replace")
+            lines = [line for line in text.splitlines() if line.strip()]
+            self.problems[name] = why or (lines or ["no message"])[-1][:400]
+
+    def _result(self, job: Job) -> dict[str, Any] | None:
+        path = self.out / "jobs" / f"{job['name']}.result.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else None
+        return None if job["name"] in self.problems else found
 
     def spec(self, model: str, method: str, **more: Any) -> dict[str, Any]:
         """A spec on this machine; ``axolotl`` keys are added to what every job has."""
@@ -291,6 +343,8 @@ def timed(proof: Proof) -> None:
         "weight_decay": 0.0,
         "max_steps": steps,
     }
+    if proof.device == "cpu":
+        keys |= dict.fromkeys(LORA_KERNELS, False)  # Axolotl turns them on; they need CUDA
     (example / "axolotl.yaml").write_text(yaml.safe_dump(keys), encoding="utf-8")
     (first,) = proof.run(
         [
@@ -459,6 +513,11 @@ def main() -> None:
     proof = Proof(out, arguments.device, size, data_dir, site, end)
     from benchmarks.gpu_proof.page import finish
 
+    if arguments.device == "cpu":
+        # Each job is then a fork of this process; CUDA could not be used in one.
+        from multitask.rehearsal.agent import prepare as import_axolotl
+
+        import_axolotl()
     steps = {"methods": methods, "timed": timed, "killed": killed, "doctor": doctor}
     prepare(proof)
     for name in arguments.parts.split(","):

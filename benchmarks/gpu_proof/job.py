@@ -249,12 +249,12 @@ KINDS: dict[str, Callable[[Job], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    path = Path(sys.argv[1])
+def run(path: Path) -> None:
+    """Run a job's file, and write its result beside it."""
     job = json.loads(path.read_text(encoding="utf-8"))
     result = KINDS[job["kind"]](job)
     path.with_suffix(".result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run(Path(sys.argv[1]))
