@@ -65,8 +65,11 @@ def _attentions() -> tuple[list[str], dict[str, str]]:
     )
     usable: list[str] = []
     refused: dict[str, str] = {}
+    names = ["flash_attention_2", "sdpa", "flex_attention", "xformers"]
+    if torch.cuda.get_device_capability(0) < (9, 0):
+        names.remove("sdpa")  # build-config refuses it there: the loss may be 0.0
     # Axolotl runs packed rows under sdpa through torch's own flash kernels (varlen_attn).
-    for name in ("flash_attention_2", "sdpa", "flex_attention", "xformers"):
+    for name in names:
         try:
             if name == "xformers":
                 import xformers.ops  # noqa: F401

@@ -18,7 +18,7 @@ def hold_in_float32(cfg: Any, model: Any) -> dict[str, torch.dtype]:
     ``fsdp2_prepare_model``). Weights, gradients and Adam would all have 8 significant bits. Held in
     float32, they still compute in bfloat16: by FSDP2's mixed-precision policy, or by autocast.
 
-    DeepSpeed and FSDP1 keep float32 copies of their own, and ``bf16: full`` asks for bfloat16.
+    DeepSpeed and FSDP1 keep float32 copies of their own.
 
     Args:
         cfg: Axolotl's configuration.
@@ -48,7 +48,7 @@ def _mixed(cfg: Any) -> bool:
     """Whether the training computes in another precision than it should keep weights in."""
     if cfg.deepspeed or (cfg.fsdp_config and str(cfg.fsdp_version) != "2"):
         return False
-    return cfg.bf16 is True or bool(cfg.fp16)
+    return bool(cfg.bf16 or cfg.fp16)
 
 
 def _has_no_weights(cfg: Any) -> bool:

@@ -21,7 +21,7 @@ from multitask.models.shape import (
 Precision = Literal["auto", "bf16", "master", "mixed", "fp32"]
 """How the parameters that learn are held.
 
-- ``bf16``: weights, gradients and optimizer states in bf16: Axolotl's ``bf16: full``.
+- ``bf16``: weights, gradients and optimizer states in bf16, as published figures have it.
 - ``master``: float32 weights that are updated, and bf16 ones in use: layer by layer under FSDP2,
   all of them with DeepSpeed.
 - ``mixed``: float32 weights and gradients, and the bf16 copies that PyTorch's autocast makes.
@@ -153,7 +153,7 @@ def training_of(shape: ModelShape, axolotl: Mapping[str, Any]) -> Training:
         trainable = dora_parameters(adapted, rank)
     else:
         trainable = lora_parameters(adapted, rank)
-    return Training(trainable, adapted, True, **holding | {"precision": "auto"})
+    return Training(trainable, adapted, True, **holding)
 
 
 def _holding(axolotl: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +164,6 @@ def _holding(axolotl: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "base_bits": bits,
         "optimizer": str(axolotl.get("optimizer", "adamw_torch_fused")),
-        "precision": "bf16" if axolotl.get("bf16") == "full" else "auto",
     }
 
 
@@ -176,7 +175,7 @@ def held_bytes(axolotl: Mapping[str, Any], sharding: str) -> StateBytes:
         sharding: One of :data:`SHARDINGS`.
     """
     adapter = axolotl.get("adapter") is not None
-    holding = _holding(axolotl) | ({"precision": "auto"} if adapter else {})
+    holding = _holding(axolotl)
     return Training(0, frozen_base=adapter, **holding).state_bytes(sharding)
 
 

@@ -208,18 +208,6 @@ def _method(plan: Plan) -> Iterator[Finding]:
         yield Finding("QLoRA cannot have 8-bit weights", "load_in_8bit", "set adapter: lora")
 
 
-def _precision(plan: Plan) -> Iterator[Finding]:
-    # core/builders/base.py: "full" switches autocast off; loaders/model.py loads in bf16 as always
-    if plan.get("bf16") == "full" and not plan.get("adapter") and not plan.get("deepspeed"):
-        yield Finding(
-            "weights and Adam are held in bf16, which rounds most updates away at a small "
-            "learning rate",
-            "bf16",
-            "set it to true where memory allows (`multitask estimate`)",
-            "warning",
-        )
-
-
 def _cpu(plan: Plan) -> Iterator[Finding]:
     """What exists on CUDA alone."""
     if not plan.on_cpu:
@@ -243,4 +231,4 @@ def _cpu(plan: Plan) -> Iterator[Finding]:
             yield Finding("there is no GPU to shard over", key, "remove it, or choose a cluster")
 
 
-RULES = (_run_contract, _resuming, _data, _packing, _attention, _method, _precision, _cpu)
+RULES = (_run_contract, _resuming, _data, _packing, _attention, _method, _cpu)

@@ -182,9 +182,8 @@ def test_sharded_dora_is_sound_without_them(tmp_path: Path) -> None:
         ({"bf16": True}, (4, 4, 8), ""),
         ({"bf16": True}, (2, 2, 4), "weights: 2 bytes per parameter, 4 in the estimate"),
         ({"bf16": True, "adapter": "lora"}, (4, 4, 8), ""),
-        ({"bf16": "full"}, (2, 2, 4), ""),
     ],
-    ids=["float32", "bfloat16", "adapter", "bfloat16, asked for"],
+    ids=["float32", "bfloat16", "adapter"],
 )
 def test_widths_are_compared_with_the_estimate_s(
     config: dict[str, Any], widths: tuple[float, ...], what: str

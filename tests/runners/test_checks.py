@@ -159,7 +159,6 @@ TRAPS = {
         {"adapter": "qlora", "load_in_4bit": True, "load_in_8bit": True},
         axolotl=True,
     ),
-    "all in bf16": Trap("bf16", {"bf16": "full"}, severity="warning", lora=False),
     # CPU
     "kernels on a CPU": Trap(
         "lora_mlp_kernel", {"bf16": False, "attn_implementation": "sdpa"}, **_CPU
