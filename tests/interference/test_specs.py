@@ -20,7 +20,7 @@ from multitask.training_spec import BalanceSpec
 
 @pytest.fixture
 def spec(sample_spec: Spec, toy: Path) -> Spec:
-    return sample_spec.model_copy(update={"model": str(toy), "epochs": 3, "sequence_len": 128})
+    return sample_spec.model_copy(update={"model": str(toy), "epochs": 3, "sequence_len": 256})
 
 
 @pytest.fixture
