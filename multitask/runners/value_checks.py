@@ -137,6 +137,7 @@ def _learning_rate(plan: Plan) -> Iterator[Finding]:
             "diverges",
             "learning_rate",
             near,
+            "error" if shape else "warning",  # of an unknown width, it may be a small model's
         )
     elif number < usual / _HOPELESS:
         yield Finding(

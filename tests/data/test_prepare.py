@@ -83,7 +83,7 @@ def test_the_manifest_counts_and_hashes_what_was_written(sample_spec: Spec, tmp_
 def test_the_same_spec_gives_the_same_bytes(sample_spec: Spec, tmp_path: Path) -> None:
     one, two = prepare(sample_spec, tmp_path / "one"), prepare(sample_spec, tmp_path / "two")
     files = sorted(p.relative_to(one.root) for p in one.root.rglob("*") if p.is_file())
-    assert len(files) == 6
+    assert len(files) == 7
     for name in files:
         assert (one.root / name).read_bytes() == (two.root / name).read_bytes(), name
 

@@ -108,7 +108,7 @@ def test_labels_that_lost_recall_are_named(results: dict[str, Any]) -> None:
         (("tasks", "banking77", "metrics", "accuracy"), 0.5),
         (("comparisons", "base", "banking77", "p_value"), 1.5),
         (("verdict",), "good"),
-        (("schema_version",), 2),
+        (("schema_version",), 3),
         (("environment", "commit"), "yesterday"),
     ],
 )

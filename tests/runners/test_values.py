@@ -225,7 +225,7 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
         "multitask.evaluation.early_stopping.min_delta", "error",
     ),
     "balance without bound": (
-        {}, {"balance": {"schedule": "lagging", "limit": 1e9}}, "multitask.balance.limit", "warning"
+        {}, {"balance": {"schedule": "lagging", "limit": 1e6}}, "multitask.balance.limit", "warning"
     ),
     # Evaluation
     "evaluation at every start": ({"eval_steps": 100}, {}, "eval_steps", "warning"),
@@ -351,7 +351,7 @@ def test_a_build_is_refused_whether_or_not_axolotl_is_asked(
 def test_a_key_of_the_spec_is_named_as_the_spec_names_it(write_spec: Any, tmp_path: Path) -> None:
     from multitask.spec import load_spec
 
-    spec = load_spec(write_spec(learning_rate=30.0))
+    spec = load_spec(write_spec(model=_LLAMA, learning_rate=9.0))
     with pytest.raises(InputError, match="the spec: learning_rate"):
         build_config(spec, tmp_path / "run", validate=False)
 
