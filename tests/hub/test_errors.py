@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 
 from multitask.errors import InputError, MultitaskError
 from multitask.hub import PushSettings, push
@@ -228,8 +229,8 @@ def test_the_repository_of_the_spec_is_the_default(run: Run, hub: UploadHub) -> 
     done = _command(run, hub, None, HF_TOKEN=TOKEN)
     assert done.returncode == 2
     assert "no repository is named" in done.stderr
-    text = run.spec.read_text()
-    run.spec.write_text(text.replace("hub: null", "hub: {repo: alice/of-the-spec}"))
+    spec = yaml.safe_load(run.spec.read_text()) | {"hub": {"repo": "alice/of-the-spec"}}
+    run.spec.write_text(yaml.safe_dump(spec))
     done = _command(run, hub, None, HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr
     assert "alice/of-the-spec" in hub.repos

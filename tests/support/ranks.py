@@ -59,7 +59,11 @@ def _rank(
     try:
         import torch
         import torch.distributed as dist
+        from accelerate.state import AcceleratorState, GradientState
 
+        # A rank is a fork: an earlier test's accelerator may have left its state here.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
         torch.set_num_threads(1)
         dist.init_process_group("gloo", rank=rank, world_size=count)
         answer = (None, function(*arguments))
