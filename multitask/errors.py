@@ -55,7 +55,8 @@ def bounded(text: str) -> str:
     """A message without control characters, with what it quotes cut where it is long."""
     text = _QUOTED.sub(lambda m: f"{m[1]}{m[2][:LONGEST_ECHO]}…{m[1]} ({len(m[2]):,} long)", text)
     text = _CONTROL.sub(lambda m: ascii(m[0])[1:-1], text)
-    return text if len(text) <= _LONGEST_PART else f"{text[:_LONGEST_PART]}…"
+    half = _LONGEST_PART // 2  # the end often says where to look
+    return text if len(text) <= _LONGEST_PART else f"{text[:half]}…{text[-half:]}"
 
 
 @contextmanager
