@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multitask.build import build_config
-    from multitask.data.write import prepare
+    from multitask.data.prepare import prepare
     from multitask.evaluation.evaluate import evaluate
     from multitask.scoring.score import score
     from multitask.spec import load_spec
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load_spec": "multitask.spec",
-    "prepare": "multitask.data.write",
+    "prepare": "multitask.data.prepare",
     "build_config": "multitask.build",
     "evaluate": "multitask.evaluation.evaluate",
     "score": "multitask.scoring.score",

@@ -11,10 +11,16 @@ from pathlib import Path
 import yaml
 
 from multitask.cluster import load_cluster
-from multitask.data.prepare import Prepared, Progress, Report, no_progress, prepare_tasks
-from multitask.data.tokens import load_tokenizer
-from multitask.data.workload import workload_of
-from multitask.data.write import no_garbage_collection, write_data
+from multitask.data.prepare import (
+    Prepared,
+    Progress,
+    Report,
+    no_garbage_collection,
+    no_progress,
+    prepare_tasks,
+    write_data,
+)
+from multitask.data.tokens import load_tokenizer, workload_of
 from multitask.models import model_info
 from multitask.planning.decide import decide
 from multitask.planning.setup import Setup

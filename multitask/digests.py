@@ -23,7 +23,7 @@ def write_digests(folder: Path, files: Sequence[Path]) -> None:
     Raises:
         OSError: A file cannot be read, or the folder not written.
     """
-    lines = [f"{_digest(path)}  {path.relative_to(folder)}\n" for path in sorted(files)]
+    lines = [f"{sha256(path)}  {path.relative_to(folder)}\n" for path in sorted(files)]
     (folder / NAME).write_text("".join(lines), encoding="utf-8")
 
 
@@ -41,7 +41,7 @@ def damage(run: Path) -> InputError | None:
     for folder in _folders(run):
         for path, digest in _noted(folder):
             try:
-                same = path.is_file() and _digest(path) == digest
+                same = path.is_file() and sha256(path) == digest
             except OSError:
                 same = False
             if not same:
@@ -76,6 +76,7 @@ def _noted(folder: Path) -> Iterator[tuple[Path, str]]:
         pass
 
 
-def _digest(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

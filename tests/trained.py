@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from multitask.data.prepare import prepare
+from multitask.data.readers import read_rows
 from multitask.data.render import Row
-from multitask.data.write import prepare, read_rows
 from multitask.run import Run
 from multitask.scoring.encode import Encoder
 from multitask.scoring.model import load_model

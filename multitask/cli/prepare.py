@@ -24,8 +24,8 @@ def prepare(
 
     Example: multitask prepare multitask.yaml --out runs/first --data-dir data --show 3
     """
-    from multitask.data.show import show_examples
-    from multitask.data.write import prepare as prepare_run
+    from multitask.data.prepare import prepare as prepare_run
+    from multitask.data.tokens import show_examples
     from multitask.errors import naming
     from multitask.terminal import progress_bar
 

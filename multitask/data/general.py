@@ -19,9 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 from multitask.data.define import adapter_of, define_task
 from multitask.data.leakage import LeakageGate, Part, summary
 from multitask.data.render import Renderer, Row, gold, pick_templates
-from multitask.data.sources import read_task, sha256
+from multitask.data.sources import read_task
 from multitask.data.special_tokens import guard_cells, token_pattern
 from multitask.data.tokens import load_tokenizer
+from multitask.digests import sha256
 from multitask.errors import InputError
 from multitask.files import read_json, read_yaml, understood
 from multitask.run import Run, write_atomic

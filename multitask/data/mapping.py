@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from multitask.data.adapters import Adapter, Files, HubDataset, TaskData
-from multitask.data.normal_form import normalised
-from multitask.data.records import columns_of, select_blocks
-from multitask.data.rejects import Rejects
+from multitask.data.fingerprint import normalised
+from multitask.data.readers import Rejects, columns_of, select_blocks
 from multitask.errors import InputError, did_you_mean
 from multitask.task_spec import SourceSpec, TaskSpec, looks_like
 from multitask.tasks import Example, Kind, letter

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from multitask.data.normal_form import Fingerprints, draw
+from multitask.data.fingerprint import Fingerprints, draw
 from multitask.tasks import Example, letter
 
 # Below this, a dependence is reported: one false alarm in a thousand checks.

@@ -1,28 +1,35 @@
-"""From a spec to the prepared tasks of a run: read, gate, split, choose, put into words."""
+"""From a spec to the data part of a run: read, gate, split, choose, render, write."""
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from multitask.data.adapters import Adapter
 from multitask.data.define import adapter_of, define_task
+from multitask.data.general import write_general
 from multitask.data.leakage import Leak, LeakageGate, Part, summary
-from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled
+from multitask.data.manifest import manifest_record, plan_markdown
+from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled, stratified_split
 from multitask.data.options import shuffle_options
-from multitask.data.rejects import Rejects
+from multitask.data.readers import Rejects, iterate_rows
 from multitask.data.render import Renderer, pick_templates
 from multitask.data.scorable import check_answers, check_scorable
 from multitask.data.sources import Source, read_task
 from multitask.data.special_tokens import SpecialTokens, guard_cells, token_pattern
-from multitask.data.split import stratified_split
-from multitask.data.tokens import load_tokenizer
+from multitask.data.tokens import count_tokens, load_tokenizer
 from multitask.errors import InputError
 from multitask.models import ModelInfo, model_info
+from multitask.run import SPLITS, Run, staged
 from multitask.spec import Spec
 from multitask.task_spec import TaskSpec
 from multitask.tasks import Kind, Task
@@ -316,3 +323,84 @@ def _shuffle(prepared: PreparedTask, seed: int) -> None:
     for split, part in prepared.parts.items():
         if not (split == "test" and "test" in prepared.read):
             part.examples = shuffle_options(part.examples, part.keys, seed=seed)
+
+
+_LINES = 1024
+# Rows that were kept are listed up to this many; those that were removed, all.
+_LISTED = 1000
+
+
+def prepare(
+    spec: Spec,
+    out: str | Path,
+    *,
+    report: Report = lambda _: None,
+    progress: Progress = no_progress,
+) -> Run:
+    """Make a run directory that holds the data part alone.
+
+    Args:
+        spec: From :func:`multitask.load_spec`.
+        out: The run directory; made whole or not at all.
+        report: Told what is being done.
+        progress: Told rows read or written, and rows in all where that is known.
+
+    Raises:
+        InputError: A source is missing or broken, or ``out`` holds something else.
+    """
+    out = Path(out)
+    with no_garbage_collection():
+        prepared = prepare_tasks(spec, report=report, progress=progress)
+        with staged(out) as stage:
+            Run(stage).spec.write_text(spec.to_yaml(), encoding="utf-8")
+            write_data(prepared, spec, stage, progress=progress)
+    return Run(out)
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep the cyclic collector from walking millions of live rows again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def write_data(
+    prepared: Prepared, spec: Spec, root: Path, *, progress: Progress = no_progress
+) -> None:
+    """Write ``data/``, with its rows and ``manifest.json``, and ``plan.md`` below a directory."""
+    run = Run(root)
+    run.data.mkdir(parents=True, exist_ok=True)
+    total = sum(prepared.size(split) for split in SPLITS)
+    done = 0
+
+    def advance(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress("writing rows", min(done, total), total)
+
+    hashes = {split: _write_split(prepared, split, run.split(split), advance) for split in SPLITS}
+    train = iterate_rows(run.split("train"))
+    write_general(run, spec.general, spec, train, alpaca=prepared.alpaca)
+    tokens = count_tokens(spec, root, prepared)
+    manifest = manifest_record(prepared, spec, hashes, tokens)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    run.manifest.write_text(text, encoding="utf-8")
+    run.plan.write_text(plan_markdown(manifest), encoding="utf-8")
+
+
+def _write_split(prepared: Prepared, split: str, path: Path, advance: Callable[[int], None]) -> str:
+    """Write the rows of a split; return the file's SHA-256."""
+    digest = hashlib.sha256()
+    lines = prepared.lines(split)
+    with path.open("wb") as file:
+        while block := list(islice(lines, _LINES)):
+            data = "".join(block).encode()
+            file.write(data)
+            digest.update(data)
+            advance(len(block))
+    return digest.hexdigest()

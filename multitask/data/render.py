@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
+from multitask.data.fingerprint import Fingerprints, draw
 from multitask.data.mixture import Indices
-from multitask.data.normal_form import Fingerprints, draw
 from multitask.tasks import ROW_FIELDS, Example, Kind, Task
 
 Row = dict[str, Any]

@@ -1,19 +1,23 @@
 """Sources: where the files of a task come from, and the record of it.
 
 The order is: the embedded sample when asked for, the user's data folder, then each place on the
-Hub that the adapter knows.
+Hub that the adapter knows. Files are fetched from the Hub as they are, by commit, and never a
+loading script, so no remote code is run.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from multitask.data.adapters import Adapter, Files, HubDataset, TaskData
-from multitask.data.hub import HubUnreachableError, download
-from multitask.data.rejects import Rejects
+from multitask.data.readers import Rejects
+from multitask.digests import sha256
 from multitask.errors import InputError
 
 SAMPLE_DIR = Path(__file__).with_name("sample")
@@ -51,12 +55,6 @@ class Source:
                 for key, paths in sorted(self.files.items())
             },
         }
-
-
-def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_task(
@@ -186,4 +184,222 @@ def _offline_advice(adapter: Adapter, data_dir: Path | None) -> str:
     return (
         f"put {', '.join(adapter.files.values())} into {base / adapter.name} and pass "
         f"--data-dir {base}, or use the embedded sample with --sample"
+    )
+
+
+_T = TypeVar("_T")
+_SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv", ".ndjson")
+_SPLIT_WORDS = {"train": "train", "test": "test"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev"), "validation"
+)
+_RETRIES = 3
+_FIRST_WAIT = 0.5
+
+
+class HubUnreachableError(InputError):
+    """The Hub itself cannot be reached, so that another repository on it cannot either."""
+
+
+def download(
+    dataset: HubDataset, splits: Sequence[str], *, optional: Sequence[str]
+) -> tuple[str, Files]:
+    """Fetch the files of a dataset's splits into the Hub's cache.
+
+    Args:
+        dataset: Repository and revision.
+        splits: Splits, or names of single files, that must be there.
+        optional: Splits that may be there.
+
+    Returns:
+        The commit that was read, and the local files of each split.
+
+    Raises:
+        HubUnreachableError: No connection, or offline mode without a cached copy.
+        InputError: The repository is gated, private, missing, or has no such files, or a
+            download broke off again and again.
+    """
+    commit, names = _listing(dataset)
+    picked: dict[str, list[str]] = {}
+    for split in (*splits, *optional):
+        found = split_files(names, split, dataset.config)
+        if found:
+            picked[split] = found
+        elif split in splits:
+            raise InputError(
+                f"no file for the split {split!r} among {', '.join(sorted(names)) or 'no files'}",
+                where=dataset.page,
+                fix="download the data by hand and pass --data-dir, or name its files in `source`",
+            )
+    files = {
+        split: tuple(_fetch(dataset, name, commit) for name in found)
+        for split, found in picked.items()
+    }
+    return commit, files
+
+
+def check_readable(dataset: HubDataset) -> None:
+    """Check that a dataset's files can be had; in offline mode, that a copy is in the cache.
+
+    The Hub is asked once, since a user waits for the answer.
+
+    Raises:
+        HubUnreachableError: No connection, or offline mode without a cached copy.
+        InputError: The repository is gated, private or missing.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if constants.is_offline_mode():
+        _cached_listing(dataset)
+    else:
+        ask = partial(HfApi().auth_check, dataset.repo, repo_type="dataset")
+        _asking(dataset, ask, tries=1)
+
+
+def split_files(names: Sequence[str], split: str, config: str | None) -> list[str]:
+    """The data files of a split in a repository, by the names that the Hub's own tools use.
+
+    A split's name stands alone between separators, as in ``train.csv``,
+    ``data/train-00000-of-00002.parquet`` or ``CONFIG/train/0000.parquet``. The innermost name that
+    speaks of one split counts: ``train_test_split/test.csv`` is a test file. When the repository
+    has data files of one kind and none that names a split, all of them are ``train``.
+    """
+    data = sorted(n for n in names if n.lower().endswith(_SUFFIXES))
+    if config is not None:
+        data = [n for n in data if config in n.split("/")[:-1]]
+    if split in names:
+        return [split]
+    wanted = [n for n in data if split_of(n) == split]
+    if not wanted and split == "train" and not any(map(split_of, data)):
+        wanted = data
+    for suffix in _SUFFIXES:
+        found = [n for n in wanted if n.lower().endswith(suffix)]
+        if found:
+            return found
+    return []
+
+
+def split_of(name: str) -> str | None:
+    """The split that a data file belongs to by its path; None where no name speaks of just one."""
+    for part in reversed(name.lower().split("/")):
+        words = re.findall(r"[a-z0-9]+", part)
+        found = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+def _listing(dataset: HubDataset) -> tuple[str, list[str]]:
+    from huggingface_hub import HfApi, constants
+
+    if constants.is_offline_mode():
+        return _cached_listing(dataset)
+    info = _asking(dataset, lambda: HfApi().dataset_info(dataset.repo, revision=dataset.revision))
+    return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
+
+
+def _cached_listing(dataset: HubDataset) -> tuple[str, list[str]]:
+    """Commit and files of a copy in the Hub's cache; of a branch, the newest one."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = [
+            repo
+            for repo in scan_cache_dir().repos
+            if (repo.repo_type, repo.repo_id) == ("dataset", dataset.repo)
+        ]
+    except CacheNotFound:
+        repos = []
+    copies = sorted((c for r in repos for c in r.revisions), key=lambda c: c.last_modified)
+    wanted = [c for c in copies if dataset.revision in (c.commit_hash, *c.refs)]
+    if not wanted and not re.fullmatch("[0-9a-f]{40}", dataset.revision):
+        wanted = copies
+    if not wanted:
+        raise HubUnreachableError(
+            "offline mode is on (HF_HUB_OFFLINE) and the dataset is not in the cache",
+            where=dataset.page,
+        )
+    copy = wanted[-1]
+    root = copy.snapshot_path
+    return copy.commit_hash, [str(f.file_path.relative_to(root)) for f in copy.files]
+
+
+def _fetch(dataset: HubDataset, name: str, commit: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(
+        _asking(
+            dataset,
+            lambda: hf_hub_download(dataset.repo, name, repo_type="dataset", revision=commit),
+        )
+    )
+
+
+def _asking(dataset: HubDataset, ask: Callable[[], _T], *, tries: int = _RETRIES) -> _T:
+    """Call the Hub; wait and repeat on what passes, explain what does not."""
+    import httpx
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    last: Exception | None = None
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(_FIRST_WAIT * 2 ** (attempt - 1))
+        try:
+            return ask()
+        except HfHubHTTPError as error:
+            if _status(error) < 500:
+                raise _refusal(dataset, error) from None
+            last = error
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            last = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            if isinstance(last, HfHubHTTPError) and _status(last) < 500:
+                raise _refusal(dataset, last) from None
+        except (httpx.TransportError, OSError) as error:  # a cut or a short download among them
+            last = error
+    if isinstance(last, HfHubHTTPError):
+        raise InputError(
+            f"the Hub answers {_status(last)} again and again",
+            where=dataset.page,
+            fix="try again later, or download the data by hand and pass --data-dir",
+        )
+    cut = isinstance(last, (httpx.RemoteProtocolError, httpx.ReadError, httpx.ReadTimeout))
+    if cut or (isinstance(last, OSError) and not isinstance(last, ConnectionError)):
+        raise InputError(
+            f"the download broke off {tries} times ({type(last).__name__})",
+            where=dataset.page,
+            fix="try again, or download the data by hand and pass --data-dir",
+        )
+    raise HubUnreachableError(
+        f"the Hub cannot be reached ({type(last).__name__})", where=dataset.page
+    )
+
+
+def _status(error: Exception) -> int:
+    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
+
+
+def _refusal(dataset: HubDataset, error: Exception) -> InputError:
+    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
+
+    status, page = _status(error), dataset.page
+    if isinstance(error, GatedRepoError) or status in (401, 403):
+        return InputError(
+            f"the Hub refuses access to {dataset.repo} ({status}): it is gated or private",
+            where=page,
+            fix=f"visit {page} and accept its conditions, then run `hf auth login`",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return InputError(
+            f"{dataset.repo} has no revision {dataset.revision!r}",
+            where=page,
+            fix="give a commit, tag or branch that the page lists",
+        )
+    return InputError(
+        f"the Hub does not give {dataset.repo} ({status})",
+        where=page,
+        fix="check the name, or download the data by hand and pass --data-dir",
     )

@@ -1,16 +1,22 @@
-"""How many tokens the mixture has, with the model's own tokenizer where it is at hand."""
+"""How much there is to train on, in tokens by the model's own tokenizer where it is at hand."""
 
 from __future__ import annotations
 
 import heapq
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from multitask.data.readers import iterate_rows
 from multitask.data.render import Renderer, Row, pick_templates
+from multitask.estimate.assumptions import PACKING_FILL
+from multitask.files import read_json
 from multitask.run import Run
 from multitask.spec import Spec
 
@@ -156,3 +162,95 @@ def _lengths(rows: Sequence[Row], tokenizer: Any) -> tuple[list[int], list[int]]
     head_ids = tokenizer(heads, add_special_tokens=False)["input_ids"]
     total = [len(ids) for ids in whole_ids]
     return total, [n - len(ids) for n, ids in zip(total, head_ids, strict=True)]
+
+
+# Where no tokenizer is at hand: English text under current vocabularies has some 4 characters a
+# token, and a chat template adds some 20 tokens to a conversation.
+_CHARACTERS_PER_TOKEN = 4.0
+# Of the row that must fit: code, numbers and other languages have fewer.
+_FEWEST_CHARACTERS_PER_TOKEN = 3.0
+_TEMPLATE_TOKENS = 20
+_GUESSED_FROM = 4000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows and tokens of a run's training mixture.
+
+    Attributes:
+        rows: Rows in one pass over the mixture.
+        validation_rows: Rows of the validation split.
+        tokens_per_row: Mean tokens of a row, prompt included.
+        longest: Tokens of the longest row; where they are guessed, rather too many.
+        counted: Whether tokens were counted with the model's tokenizer; else they are guessed
+            from characters.
+    """
+
+    rows: int
+    validation_rows: int
+    tokens_per_row: float
+    longest: int
+    counted: bool
+
+    def rows_per_sequence(self, sequence_len: int) -> float:
+        """Rows that fit into a packed sequence on average, at least 1.
+
+        The next row is too long for what is left of a sequence.
+        """
+        return max(1.0, PACKING_FILL * sequence_len / self.tokens_per_row)
+
+
+def workload_of(run: Run) -> Workload:
+    """Read a prepared run's workload from its manifest, or guess tokens from its rows."""
+    manifest = read_json(run.manifest)
+    tasks = manifest["tasks"].values()
+    rows = sum(task["mixture"]["rows"] for task in tasks)
+    validation = sum(task["counts"]["validation"]["rows"] for task in tasks)
+    counts = [task.get("tokens") for task in tasks]
+    if all(counts):
+        total = sum(count["total"] for count in counts)
+        longest = max(count["longest"] for count in counts)
+        return Workload(rows, validation, total / rows, longest, counted=True)
+    lengths = [_characters(row) for row in iterate_rows(run.split("train"))]
+    sample = lengths[:_GUESSED_FROM]
+    mean = sum(sample) / len(sample) / _CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS
+    longest = max(lengths) / _FEWEST_CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS
+    return Workload(rows, validation, mean, math.ceil(longest), counted=False)
+
+
+def _characters(row: dict[str, Any]) -> int:
+    return sum(len(message["content"]) for message in row["messages"])
+
+
+OPEN, CLOSE = "\u00bb", "\u00ab"
+_SCANNED = 20_000
+
+
+def show_examples(run: Run, spec: Spec, count: int) -> str:
+    """The first training rows of each task, each whole, answers between \u00bb and \u00ab.
+
+    With the model's tokenizer at hand, the chat template is shown too; otherwise the messages.
+    """
+    by_task: dict[str, list[Row]] = defaultdict(list)
+    for row in islice(iterate_rows(run.split("train")), _SCANNED):
+        if len(by_task[row["task"]]) < count:
+            by_task[row["task"]].append(row)
+    tokenizer = load_tokenizer(spec, run.root)
+    title = f"Examples; what is trained on stands between {OPEN} and {CLOSE}."
+    if tokenizer is None:
+        title += " The model's tokenizer is not on this machine, so its chat template is not shown."
+    blocks = [title]
+    for task, rows in by_task.items():
+        for row in rows:
+            heading = f"--- {task} / {row['id']} / template {row['template']} ---"
+            blocks.append(f"{heading}\n{_whole(row, tokenizer)}")
+    return "\n\n".join(blocks) + "\n"
+
+
+def _whole(row: Row, tokenizer: Any | None) -> str:
+    messages = row["messages"]
+    if tokenizer is None:
+        return f"user: {messages[0]['content']}\nassistant: {OPEN}{messages[1]['content']}{CLOSE}"
+    head = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    return f"{head}{OPEN}{whole.removeprefix(head)}{CLOSE}"

@@ -81,7 +81,7 @@ def _missing(run: Run) -> list[str]:
 
 def _data(run: Run) -> list[Check]:
     """Rows against the manifest's hashes."""
-    from multitask.data.sources import sha256
+    from multitask.digests import sha256
 
     name, fix = "data", "build the run again in another directory, or copy it again"
     try:

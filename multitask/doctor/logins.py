@@ -10,8 +10,7 @@ from typing import Any
 
 from multitask.data.adapters import Adapter, HubDataset
 from multitask.data.define import adapter_of
-from multitask.data.hub import HubUnreachableError
-from multitask.data.sources import local_source
+from multitask.data.sources import HubUnreachableError, local_source
 from multitask.doctor.bounded import NoAnswerError, Pending
 from multitask.doctor.check import Check, State, ok, problem, refused, warning
 from multitask.doctor.subject import Subject
@@ -123,7 +122,7 @@ class _Dataset:
     places: list[tuple[HubDataset, Pending[None]]] = field(init=False)
 
     def __post_init__(self) -> None:
-        from multitask.data.hub import check_readable
+        from multitask.data.sources import check_readable
 
         self.places = [
             (place, Pending(partial(check_readable, place), self.seconds))

@@ -12,7 +12,7 @@ from multitask.run import Run
 
 if TYPE_CHECKING:
     from multitask.cluster import Cluster
-    from multitask.data.workload import Workload
+    from multitask.data.tokens import Workload
     from multitask.planning.setup import Setup
     from multitask.spec import Spec
 
@@ -86,7 +86,7 @@ def open_subject(path: Path | None) -> Subject:
 
 def _workload(run: Run | None) -> Workload | None:
     """The run's own rows and tokens; None where its data is missing or broken, which is told."""
-    from multitask.data.workload import workload_of
+    from multitask.data.tokens import workload_of
 
     if run is None:
         return None

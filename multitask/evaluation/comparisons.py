@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from multitask.data.normal_form import normalised
+from multitask.data.fingerprint import normalised
 from multitask.errors import InputError, did_you_mean
 from multitask.files import read_parquet
 from multitask.metrics.comparison import Comparison, compare, holm

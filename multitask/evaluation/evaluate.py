@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from multitask.data.general import read_general, write_general
-from multitask.data.write import iterate_rows
+from multitask.data.readers import iterate_rows
 from multitask.errors import InputError, did_you_mean
 from multitask.evaluation.checkpoint import LAST, Choice, choose, consolidate
 from multitask.evaluation.comparisons import check_opponents

@@ -11,8 +11,8 @@ from typing import Any
 
 from multitask import __version__
 from multitask.data.general import GeneralTask
+from multitask.data.readers import read_rows
 from multitask.data.render import Row
-from multitask.data.write import read_rows
 from multitask.evaluation.model_key import file_hash
 from multitask.evaluation.settings import Settings
 from multitask.files import read_json, understood

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import yaml
 
-from multitask.data.normal_form import normalised
+from multitask.data.fingerprint import normalised
 from multitask.data.render import Row, gold
 from multitask.errors import InputError, MultitaskError
 from multitask.run import Run, staged_folder

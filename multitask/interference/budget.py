@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from multitask.cluster import load_cluster
-from multitask.data.write import iterate_rows
+from multitask.data.readers import iterate_rows
 from multitask.files import read_json, read_mapping, understood
 from multitask.reports.training import read_lines, tokens_by_task
 from multitask.run import Run

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from multitask.data.normal_form import normalised, without_punctuation
+from multitask.data.fingerprint import normalised, without_punctuation
 from multitask.metrics.classification import accuracy
 from multitask.metrics.counts import require_rows
 from multitask.metrics.estimate import Clusters, Estimate, Floats, bootstrap, mean, means

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitask.data.workload import Workload, workload_of
-from multitask.data.write import prepare
+from multitask.data.prepare import prepare
+from multitask.data.tokens import Workload, workload_of
 from multitask.errors import InputError
 from multitask.estimate import Row
 from multitask.models import model_info

@@ -17,7 +17,7 @@ from multitask.cluster import (
     load_method,
 )
 from multitask.data.prepare import uses_alpaca
-from multitask.data.workload import Workload
+from multitask.data.tokens import Workload
 from multitask.errors import InputError
 from multitask.estimate import Estimate, Row, compare, estimate
 from multitask.models import ModelInfo

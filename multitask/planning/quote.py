@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from multitask.cluster import Cluster, Method, Topology, adalora_start_rank
-from multitask.data.workload import Workload
+from multitask.data.tokens import Workload
 from multitask.estimate import Machines, Plan, Spread, Training, training_of
 from multitask.estimate import Workload as Cut
 from multitask.models import ModelInfo, ModelShape

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from multitask.cluster import Cluster
 from multitask.cluster.batch import DEFAULT_ROWS
-from multitask.data.workload import Workload
+from multitask.data.tokens import Workload
 from multitask.estimate.assumptions import PACKING_FILL
 from multitask.spec import Spec
 

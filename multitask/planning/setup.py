@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from multitask.cluster import Batch, Cluster, Method, Topology
-from multitask.data.workload import Workload
+from multitask.data.tokens import Workload
 from multitask.estimate import Estimate
 from multitask.models import ModelInfo
 from multitask.planning.sequence import SequenceLength

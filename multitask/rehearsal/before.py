@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from multitask.cluster import Cluster
-from multitask.data.write import iterate_rows
+from multitask.data.readers import iterate_rows
 from multitask.errors import InputError
 from multitask.models import model_info
 from multitask.rehearsal.checklist import Check, Checklist, fail

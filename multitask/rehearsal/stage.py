@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from multitask.data.write import iterate_rows
+from multitask.data.readers import iterate_rows
 from multitask.errors import InputError
 from multitask.files import read_mapping
 from multitask.models import ModelInfo, model_info

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multitask.data.readers import read_rows
 from multitask.data.render import Row
-from multitask.data.write import read_rows
 from multitask.errors import InputError, did_you_mean
 from multitask.evaluation.names import BASE_NAME, DEFAULT_NAME
 from multitask.files import read_json, read_mapping, read_text

@@ -83,7 +83,7 @@ def _needs(run: Run, spec: Spec, cluster: Cluster) -> Needs:
     """What the run needs of every node. Nothing of a CPU, whose runs are small."""
     if cluster.on_cpu:
         return Needs()
-    from multitask.data.workload import workload_of
+    from multitask.data.tokens import workload_of
     from multitask.models import model_info
     from multitask.planning.decide import decide
 

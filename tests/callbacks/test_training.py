@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from multitask.data.write import read_rows
+from multitask.data.readers import read_rows
 from multitask.run import Run
 from multitask.runners.validate import axolotl_installed
 from multitask.tasks import Task, task_from_record

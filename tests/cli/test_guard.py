@@ -104,7 +104,7 @@ def test_files_that_may_hold_logins_are_the_users_alone(
 
 def test_sigterm_leaves_no_half_run(write_spec: Callable[..., Path], tmp_path: Path) -> None:
     # The command waits at its last step, so that the signal finds the folder half written.
-    code = "import multitask.data.write as w, time; w.plan_markdown = lambda _: time.sleep(600)"
+    code = "import multitask.data.prepare as w, time; w.plan_markdown = lambda _: time.sleep(600)"
     program = f"{code}\nfrom multitask.cli import main\nmain()"
     arguments = ["prepare", str(write_spec()), "--out", str(tmp_path / "run")]
     process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE)

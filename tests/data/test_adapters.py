@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from multitask.data.adapters import TaskData, load_adapter
-from multitask.data.rejects import Rejects
+from multitask.data.readers import Rejects
 from multitask.data.sources import SAMPLE_DIR, read_task
 from multitask.errors import InputError
 from multitask.tasks import task_names

@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from multitask.data.mapping import mapped_adapter, option_letter
-from multitask.data.rejects import Rejects
+from multitask.data.prepare import prepare
+from multitask.data.readers import Rejects, read_rows
 from multitask.data.sources import read_task
-from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
 from multitask.spec import load_spec
 from multitask.task_spec import TaskSpec

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from multitask.data.write import prepare, read_rows
+from multitask.data.prepare import prepare
+from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.run import SPLITS, Run
 from multitask.spec import Spec, load_spec

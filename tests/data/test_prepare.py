@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multitask.data.define import define_task
+from multitask.data.fingerprint import marks, normalised, without_punctuation
 from multitask.data.leakage import summary
-from multitask.data.normal_form import marks, normalised, without_punctuation
-from multitask.data.prepare import Prepared, prepare_tasks
+from multitask.data.prepare import Prepared, prepare, prepare_tasks
+from multitask.data.readers import read_rows
 from multitask.data.render import gold
-from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
 from multitask.spec import Spec, load_spec
 from multitask.task_spec import LeakageSpec, TaskSpec, TemplatesSpec

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multitask.data.show import CLOSE, OPEN, show_examples
-from multitask.data.write import prepare, read_rows
+from multitask.data.prepare import prepare
+from multitask.data.readers import read_rows
+from multitask.data.tokens import CLOSE, OPEN, show_examples
 from multitask.spec import Spec
 
 

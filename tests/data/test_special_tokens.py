@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from multitask.data.prepare import prepare
+from multitask.data.readers import read_rows
 from multitask.data.special_tokens import token_pattern
 from multitask.data.tokens import load_tokenizer
-from multitask.data.write import prepare, read_rows
 from multitask.errors import InputError
 from multitask.spec import Spec, load_spec
 

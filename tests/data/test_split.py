@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multitask.data.normal_form import fingerprints
+from multitask.data.fingerprint import fingerprints
+from multitask.data.mixture import stratified_split
 from multitask.data.prepare import prepare_tasks
-from multitask.data.split import stratified_split
 from multitask.spec import Spec
 from multitask.tasks import Example
 

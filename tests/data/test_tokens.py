@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from multitask.data import tokens, workload
-from multitask.data.write import prepare, read_rows
+from multitask.data import tokens
+from multitask.data.prepare import prepare
+from multitask.data.readers import read_rows
 from multitask.spec import Spec
 
 
@@ -33,7 +34,7 @@ def test_the_longest_row_is_found_wherever_it_stands(
         assert task["tokens"]["longest"] == max(lengths)
         assert task["tokens"]["counted"] == 1
         assert task["tokens"]["too_long"] == 0
-    assert workload.workload_of(run).longest == max(
+    assert tokens.workload_of(run).longest == max(
         task["tokens"]["longest"] for task in manifest["tasks"].values()
     )
 
@@ -41,9 +42,9 @@ def test_the_longest_row_is_found_wherever_it_stands(
 def test_without_a_tokenizer_the_longest_row_is_guessed_from_all_rows(
     tmp_path: Path, sample_spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workload, "_SAMPLE", 1)
+    monkeypatch.setattr(tokens, "_GUESSED_FROM", 1)
     run = prepare(sample_spec, tmp_path / "run")
-    found = workload.workload_of(run)
+    found = tokens.workload_of(run)
     characters = max(
         sum(len(message["content"]) for message in row["messages"])
         for row in read_rows(run.split("train"))

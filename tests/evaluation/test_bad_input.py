@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from multitask.cli import main
-from multitask.data.write import read_rows
+from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.settings import Settings

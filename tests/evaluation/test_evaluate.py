@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from multitask.calibration import load as load_calibration
-from multitask.data.write import prepare, read_rows
+from multitask.data.prepare import prepare
+from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.parts import rotated

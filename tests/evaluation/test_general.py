@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from multitask.data.general import read_entries, read_general
-from multitask.data.write import prepare, read_rows
+from multitask.data.prepare import prepare
+from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.settings import Settings

@@ -156,7 +156,7 @@ def limit_memory() -> None:
 def warm_up() -> None:
     """Import what commands import, so that no case pays for it, or is stopped in the middle."""
     import multitask.build
-    import multitask.data.write
+    import multitask.data.prepare
     import multitask.planning.compare
     import multitask.reports.write
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from multitask.data.normal_form import normalised
+from multitask.data.fingerprint import normalised
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.inputs import read_inputs

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from multitask.build import build_config
-from multitask.data.write import prepare
+from multitask.data.prepare import prepare
 from multitask.errors import InputError
 from multitask.interference.budget import budgets, same_budget, sequences_per_step
 from multitask.interference.specs import single_task_specs, write_single_task_specs

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from multitask.data.workload import Workload
+from multitask.data.tokens import Workload
 from multitask.errors import InputError
 from multitask.models import ModelInfo, model_info
 from multitask.planning.decide import decide

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from multitask.data.write import prepare, read_rows
+from multitask.data.prepare import prepare
+from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.metrics.kinds import METRICS
 from multitask.reports.content import gather

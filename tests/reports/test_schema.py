@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from multitask.data.write import prepare
+from multitask.data.prepare import prepare
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.settings import Settings
 from multitask.metrics.kinds import METRICS

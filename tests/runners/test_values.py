@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from multitask.build import build_config
-from multitask.data.workload import Workload
+from multitask.data.tokens import Workload
 from multitask.errors import InputError
 from multitask.models import ModelInfo, model_info
 from multitask.planning.decide import decide

@@ -10,8 +10,7 @@ import json
 from pathlib import Path
 
 from multitask.data.adapters.base import Adapter, Files, HubDataset, TaskData
-from multitask.data.records import columns_of, select
-from multitask.data.rejects import Rejects
+from multitask.data.readers import Rejects, columns_of, select
 from multitask.errors import InputError
 from multitask.tasks import Example
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from multitask.data.rejects import Rejects
+from multitask.data.readers import Rejects
 from multitask.tasks import Example
 
 Files = Mapping[str, tuple[Path, ...]]

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from multitask.data.adapters.base import Adapter, Files, HubDataset, TaskData
-from multitask.data.records import select
-from multitask.data.rejects import Rejects
+from multitask.data.readers import Rejects, select
 from multitask.tasks import Example
 
 LETTERS = ("A", "B", "C", "D", "E")

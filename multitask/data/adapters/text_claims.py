@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask.data.adapters.base import Adapter, Files, HubDataset, TaskData
-from multitask.data.rejects import Rejects
+from multitask.data.readers import Rejects
 from multitask.errors import InputError
 from multitask.tasks import Example
 

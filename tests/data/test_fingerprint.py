@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multitask.data.normal_form import (
+from multitask.data.fingerprint import (
     draw,
     fingerprints,
     letters_only,

@@ -1,124 +1,33 @@
-"""Writing the data part of a run: rows, manifest, plan."""
+"""The manifest of a run's data, and the mixture plan a person reads before renting."""
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from multitask.data.general import write_general
 from multitask.data.leakage import LeakageGate, duplicates_within, summary
 from multitask.data.options import alarms, independence_p_value, uniform_p_value
-from multitask.data.plan import plan_markdown
-from multitask.data.prepare import (
-    Prepared,
-    PreparedTask,
-    Progress,
-    Report,
-    no_progress,
-    prepare_tasks,
-)
-from multitask.data.render import Row, pick_templates
-from multitask.data.tokens import TokenCount, count_tokens
-from multitask.run import SPLITS, Run, staged
+from multitask.data.render import pick_templates
+from multitask.run import SPLITS
 from multitask.spec import Spec, name_of
 from multitask.tasks import Kind, task_record
 
-_BLOCK = 1024
+if TYPE_CHECKING:
+    from multitask.data.prepare import Prepared, PreparedTask
+    from multitask.data.tokens import TokenCount
+
 # Rows that were kept are listed up to this many; those that were removed, all.
 _LISTED = 1000
 
 
-def prepare(
-    spec: Spec,
-    out: str | Path,
-    *,
-    report: Report = lambda _: None,
-    progress: Progress = no_progress,
-) -> Run:
-    """Make a run directory that holds the data part alone.
-
-    Args:
-        spec: From :func:`multitask.load_spec`.
-        out: The run directory; made whole or not at all.
-        report: Told what is being done.
-        progress: Told rows read or written, and rows in all where that is known.
-
-    Raises:
-        InputError: A source is missing or broken, or ``out`` holds something else.
-    """
-    out = Path(out)
-    with no_garbage_collection():
-        prepared = prepare_tasks(spec, report=report, progress=progress)
-        with staged(out) as stage:
-            Run(stage).spec.write_text(spec.to_yaml(), encoding="utf-8")
-            write_data(prepared, spec, stage, progress=progress)
-    return Run(out)
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Keep the cyclic collector from walking millions of live rows again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def write_data(
-    prepared: Prepared, spec: Spec, root: Path, *, progress: Progress = no_progress
-) -> None:
-    """Write ``data/``, with its rows and ``manifest.json``, and ``plan.md`` below a directory."""
-    run = Run(root)
-    run.data.mkdir(parents=True, exist_ok=True)
-    total = sum(prepared.size(split) for split in SPLITS)
-    done = 0
-
-    def advance(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress("writing rows", min(done, total), total)
-
-    hashes = {split: _write_split(prepared, split, run.split(split), advance) for split in SPLITS}
-    train = iterate_rows(run.split("train"))
-    write_general(run, spec.general, spec, train, alpaca=prepared.alpaca)
-    tokens = count_tokens(spec, root, prepared)
-    manifest = _manifest(prepared, spec, hashes, tokens)
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    run.manifest.write_text(text, encoding="utf-8")
-    run.plan.write_text(plan_markdown(manifest), encoding="utf-8")
-
-
-def _write_split(prepared: Prepared, split: str, path: Path, advance: Callable[[int], None]) -> str:
-    """Write the rows of a split; return the file's SHA-256."""
-    digest = hashlib.sha256()
-    lines = prepared.lines(split)
-    with path.open("wb") as file:
-        while block := list(islice(lines, _BLOCK)):
-            data = "".join(block).encode()
-            file.write(data)
-            digest.update(data)
-            advance(len(block))
-    return digest.hexdigest()
-
-
-def _manifest(
+def manifest_record(
     prepared: Prepared,
     spec: Spec,
     hashes: dict[str, str],
     tokens: dict[str, TokenCount] | None,
 ) -> dict[str, Any]:
+    """The content of ``RUN/data/manifest.json``."""
     return {
         "seed": spec.seed,
         "epochs": spec.epochs,
@@ -183,7 +92,7 @@ def _task_record(
     if tokens is not None:
         record["tokens"] = tokens[p.task.name].record()
     record["checks"] = _checks(p, spec)
-    record["warnings"] = _warnings(p, gate, record)
+    record["warnings"] = _task_warnings(p, gate, record)
     return record
 
 
@@ -209,7 +118,7 @@ def _checks(p: PreparedTask, spec: Spec) -> dict[str, float]:
     return {name: round(value, 6) for name, value in checks.items()}
 
 
-def _warnings(p: PreparedTask, gate: LeakageGate, record: dict[str, Any]) -> list[str]:
+def _task_warnings(p: PreparedTask, gate: LeakageGate, record: dict[str, Any]) -> list[str]:
     warnings = [*p.rejects.notes, *p.special.warnings(), *p.odd]
     if p.rejects.count:
         warnings.append(f"{p.rejects.count:,} rows could not be used")
@@ -236,13 +145,110 @@ def _warnings(p: PreparedTask, gate: LeakageGate, record: dict[str, Any]) -> lis
     return warnings + [f"check failed: {name}" for name in alarms(record["checks"])]
 
 
-def iterate_rows(path: Path) -> Iterator[Row]:
-    """Read back the rows of a split one by one."""
-    with path.open("rb") as file:
-        for line in file:
-            yield orjson.loads(line)
+def plan_markdown(manifest: dict[str, Any]) -> str:
+    """Describe the mixture of a manifest in Markdown.
+
+    Args:
+        manifest: As in ``RUN/data/manifest.json``.
+    """
+    tasks: dict[str, dict[str, Any]] = manifest["tasks"]
+    lines = [
+        "# Mixture plan",
+        "",
+        (
+            f"{_total(tasks):,} training rows in one pass, {manifest['epochs']:g} epochs, "
+            f"{manifest['mixture']['strategy']} mixture, seed {manifest['seed']}."
+        ),
+        *_beside(manifest.get("divided_with", ())),
+        "",
+        *_mixture_table(tasks),
+        "",
+        *_split_table(tasks),
+        *_leakage_lines(manifest["leakage"]),
+        *_warning_lines(tasks),
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read back the rows of a split."""
-    return list(iterate_rows(path))
+def _beside(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [f"Divided and checked for leaks together with {', '.join(names)}, then left alone."]
+
+
+def _total(tasks: dict[str, dict[str, Any]]) -> int:
+    return sum(task["mixture"]["rows"] for task in tasks.values())
+
+
+def _mixture_table(tasks: dict[str, dict[str, Any]]) -> list[str]:
+    distinct = sum(task["counts"]["train"]["rows"] for task in tasks.values())
+    lines = [
+        (
+            "| task | rows | in the mixture | times seen | share before | share in the mixture "
+            "| tokens | supervised tokens |"
+        ),
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    estimated = False
+    for name, task in tasks.items():
+        mixture, rows = task["mixture"], task["counts"]["train"]["rows"]
+        tokens = task.get("tokens")
+        estimated |= tokens is not None and tokens["counted"] < mixture["rows"]
+        lines.append(
+            f"| {name} | {rows:,} | {mixture['rows']:,} | {mixture['epochs_seen']:g} "
+            f"| {rows / distinct:.1%} | {mixture['rows'] / _total(tasks):.1%} "
+            f"| {_number(tokens, 'total')} | {_number(tokens, 'supervised')} |"
+        )
+    if all("tokens" not in task for task in tasks.values()):
+        lines += ["", "Tokens are not counted: the model's tokenizer is not on this machine."]
+    elif estimated:
+        lines += ["", "Tokens are estimated from the first 2,000 rows of each task."]
+    return lines
+
+
+def _number(tokens: dict[str, Any] | None, key: str) -> str:
+    return "-" if tokens is None else f"{tokens[key]:,}"
+
+
+def _split_table(tasks: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [
+        "| task | kind | labels | templates | train | validation | test | source |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for name, task in tasks.items():
+        rows = {split: f"{count['rows']:,}" for split, count in task["counts"].items()}
+        source = task["source"]
+        revision = f" @ {source['revision'][:12]}" if source["revision"] else ""
+        lines.append(
+            f"| {name} | {task['kind']} | {len(task['labels']) or '-'} | {len(task['templates'])} "
+            f"| {rows['train']} | {rows['validation']} | {rows['test']} "
+            f"| {source['location']}{revision} |"
+        )
+    return lines
+
+
+def _leakage_lines(leakage: dict[str, Any]) -> list[str]:
+    searched = "near-duplicates not searched"
+    if leakage["near_duplicates_searched"]:
+        searched = f"near-duplicates from a similarity of {leakage['threshold']:g}"
+    lines = ["", f"Leakage gate ({searched}):"]
+    for key, verb in (("removed", "removed from"), ("reported", "kept, but alike, in")):
+        for place, levels in leakage[key].items():
+            counts = ", ".join(f"{count:,} {level}" for level, count in levels.items())
+            lines.append(f"- {verb} {place}: {counts}")
+    if len(lines) == 2:
+        return ["", f"{lines[1]} nothing found."]
+    return [*lines, "", "data/manifest.json lists the rows and those that they repeat."]
+
+
+def _warning_lines(tasks: dict[str, dict[str, Any]]) -> list[str]:
+    lines = []
+    for name, task in tasks.items():
+        lines += [f"- {name}: {warning}" for warning in task["warnings"]]
+        tokens = task.get("tokens")
+        if tokens and tokens["too_long"]:
+            lines.append(
+                f"- {name}: {tokens['too_long']:.1%} of rows are longer than sequence_len "
+                "and will be dropped by Axolotl"
+            )
+    return ["", "Warnings:", *lines] if lines else []

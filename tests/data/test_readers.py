@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from multitask.data.records import MAX_CELL, columns_of, select
-from multitask.data.rejects import Rejects
+from multitask.data.readers import MAX_CELL, Rejects, columns_of, select
 from multitask.errors import InputError
 
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from multitask.data.leakage import LeakageGate, Part, duplicates_within
-from multitask.data.near_duplicates import Groups, jaccard, near_duplicates, own_shingles
+from multitask.data.leakage import (
+    Groups,
+    LeakageGate,
+    Part,
+    duplicates_within,
+    jaccard,
+    near_duplicates,
+    own_shingles,
+)
 from multitask.task_spec import LeakageSpec
 from multitask.tasks import Example
 

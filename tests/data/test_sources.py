@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from multitask.data.hub import split_files
-from multitask.data.sources import SAMPLE_DIR
+from multitask.data.sources import SAMPLE_DIR, split_files
 from tests.hub_server import COMMIT, HubServer, hub_server
 
 CSV = "text,label\n" + "".join(f"a text number {i * 13},{'ab'[i % 2]}\n" for i in range(30))
