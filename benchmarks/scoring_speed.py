@@ -25,15 +25,14 @@ import numpy as np
 import yaml
 
 from multitask.data.prepare import prepare_tasks
-from multitask.evaluation.calibrate import apply, fit, matrix, unvisited_share
-from multitask.evaluation.parts import Part, Purpose
+from multitask.evaluation.calibrate import apply, fit, matrix, residual_mass
+from multitask.evaluation.parts import Part, Prediction, Purpose
 from multitask.evaluation.settings import Settings
 from multitask.metrics.kinds import classification_metrics
 from multitask.scoring.batches import even_blocks
 from multitask.scoring.encode import Encoded, Encoder
 from multitask.scoring.model import LoadedModel, load_model
-from multitask.scoring.score import Prediction
-from multitask.scoring.scorer import FULL_DISTRIBUTION, LabelScorer, LabelScores
+from multitask.scoring.scorer import FULL_DISTRIBUTION, LabelScorer, LabelScores, Scorer
 from multitask.spec import load_spec
 from multitask.tasks import Task
 from multitask.toy import ToySize, write_toy_model
@@ -207,10 +206,10 @@ def evaluated(
     loaded: LoadedModel, task: Task, rows: Rows, unvisited: float = FULL_DISTRIBUTION
 ) -> list[Prediction]:
     """What `evaluate` times: blocks of rows, from texts to records."""
-    part, scorer = Part(task, Purpose.SCORES, rows, unvisited), LabelScorer(loaded.model)
+    part, scorer = Part(task, Purpose.SCORES, rows, unvisited), Scorer(loaded)
     found: dict[int, Prediction] = {}
     for places in part.blocks(Settings().block):
-        records = part.run(loaded, scorer, places, lambda _: None)
+        records = part.run(scorer, places, lambda _: None)
         found |= {i: part.prediction(i, r) for i, r in zip(places, records, strict=True)}
     return [found[i] for i in range(len(rows))]
 
@@ -220,7 +219,7 @@ def moves(task: Task, quick: Sequence[Prediction], loaded: LoadedModel, rows: Ro
     exact = evaluated(loaded, task, rows, 0.0)
     mine, theirs = figures(task, quick), figures(task, exact)
     moved = sorted(((abs(mine[k] - theirs[k]), k) for k in theirs), reverse=True)
-    left = unvisited_share(quick)
+    left = residual_mass(quick)
     told = "; ".join(f"{key} {theirs[key]:.4f} by {value:.1e}" for value, key in moved[:4])
     return (
         f"Probability not scored: mean {left.mean():.1e}, at most {left.max():.1e} of a row. Of "

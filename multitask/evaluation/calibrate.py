@@ -9,31 +9,25 @@ import numpy as np
 
 from multitask.calibration import TaskCalibration, before_and_after, calibrate, fit_contextual
 from multitask.calibration.abstention import at_threshold
+from multitask.evaluation.parts import Prediction
 from multitask.evaluation.settings import Settings
 from multitask.metrics.counts import gold_codes
 from multitask.metrics.estimate import Clusters, Estimate, Floats, if_repeated
-from multitask.metrics.probabilities import score_matrix, top
-from multitask.scoring.score import Prediction
+from multitask.metrics.probabilities import top
 from multitask.tasks import Task
 
 
 def matrix(predictions: Sequence[Prediction], labels: Sequence[str]) -> Floats:
-    """Log-likelihoods of shape (rows, labels).
-
-    A label that was not scored has an equal share of what its branch of the label tree holds at
-    most, so that a row's probabilities are right but for what that bound exceeds the truth by; one
-    that the row does not have, or whose share is negligible, is NaN.
-    """
-    scores = score_matrix([(p.labels, p.scores) for p in predictions], labels)
-    shares = score_matrix([(p.labels if p.shares else (), p.shares) for p in predictions], labels)
-    return np.where(np.isnan(scores), shares, scores)
-
-
-def unvisited_share(predictions: Sequence[Prediction]) -> Floats:
-    """Bound of each row's share of all probability that lies on labels not scored."""
-    relative = np.array([p.unvisited for p in predictions])
-    found: Floats = relative / (1 + relative)
+    """Log-likelihoods of shape (rows, labels); -inf where a row does not have a label."""
+    found = np.full((len(predictions), len(labels)), -np.inf)
+    for row, prediction in zip(found, predictions, strict=True):
+        row[: len(prediction.log_probs)] = prediction.log_probs
     return found
+
+
+def residual_mass(predictions: Sequence[Prediction]) -> Floats:
+    """Bound of each row's share of all probability that lies on labels not scored."""
+    return np.array([p.residual_mass for p in predictions])
 
 
 def clusters_of(predictions: Sequence[Prediction]) -> Clusters | None:

@@ -25,7 +25,7 @@ from multitask.evaluation.world import World, join_world
 from multitask.files import read_json, read_mapping
 from multitask.run import SPLITS, Run
 from multitask.scoring.model import LoadedModel
-from multitask.scoring.scorer import DEFAULT_TOKEN_BUDGET, LabelScorer
+from multitask.scoring.scorer import Scorer
 from multitask.spec import Spec, load_spec
 from multitask.spec import name_of as task_name
 from multitask.task_spec import TaskSpec
@@ -280,9 +280,8 @@ class _Together:
         work = Work(turn, self._parts(known), self.settings.block, partial, self.world)
         try:
             self.world.share(f"{turn}/open", lambda: self._open(partial, key, name))
-            budget = self.settings.token_budget or DEFAULT_TOKEN_BUDGET
-            scorer = LabelScorer(loaded.model, token_budget=budget)
-            work.do(loaded, scorer, self._progress(name))
+            scorer = Scorer(loaded, token_budget=self.settings.token_budget)
+            work.do(scorer, self._progress(name))
         except BaseException:
             if self.world.leads and not partial.blocks():
                 partial.remove()

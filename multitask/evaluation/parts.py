@@ -7,22 +7,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from multitask.data.render import Row, gold
 from multitask.errors import InputError
 from multitask.evaluation.settings import Settings
 from multitask.metrics.baselines import majority, tfidf_logistic_regression
 from multitask.metrics.kinds import TOP_K
 from multitask.metrics.multiple_choice import cyclic_orders
-from multitask.scoring.model import LoadedModel
-from multitask.scoring.score import (
-    Prediction,
-    answer,
-    answered_by,
-    longest_response,
-    put_anew,
-    score,
-)
-from multitask.scoring.scorer import LabelScorer
+from multitask.scoring.score import answered_by, put_anew, requests_of
+from multitask.scoring.scorer import Scorer, Scores
 from multitask.tasks import Example, Kind, Task, letter
 
 Advance = Callable[[int], None]
@@ -61,6 +56,31 @@ class Purpose(StrEnum):
     VALIDATION = "validation"
     CONTENT_FREE = "content-free"
     BASELINES = "baselines"
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model answers to one row.
+
+    Attributes:
+        id: The row's id.
+        gold: The right answer.
+        predicted: The label with the highest score; of a generated answer, the text.
+        labels: The labels that the row can have; empty for a generated answer.
+        log_probs: Log-likelihood of each of them; -inf where it is negligible.
+        scored: Which of these are the labels' own; see `multitask.scoring.scorer.Scores`.
+        residual_mass: Bound of the share of the probability that lies on labels not scored.
+        dropped: Tokens of the prompt that were left out, because it was longer than the context.
+    """
+
+    id: str
+    gold: str
+    predicted: str
+    labels: tuple[str, ...]
+    log_probs: NDArray[np.float64]
+    scored: NDArray[np.bool_]
+    residual_mass: float
+    dropped: int
 
 
 @dataclass(frozen=True)
@@ -107,9 +127,7 @@ class Part:
         row = self.rows[place]
         return row["template"], -len(row["messages"][0]["content"]), place
 
-    def run(
-        self, loaded: LoadedModel, scorer: LabelScorer, places: Sequence[int], advance: Advance
-    ) -> list[Record]:
+    def run(self, scorer: Scorer, places: Sequence[int], advance: Advance) -> list[Record]:
         """Put rows to the model.
 
         Returns:
@@ -121,22 +139,22 @@ class Part:
             answers = {name: baseline(train, rows) for name, baseline in BASELINES.items()}
             advance(len(rows))
             return [{name: answers[name][i] for name in answers} for i in range(len(rows))]
+        requests = requests_of(self.task, rows)
         if self._generates:
-            tokens = self.max_new_tokens or longest_response(loaded, self.task) + _RAMBLE
-            found = answer(
-                loaded, self.task, rows, max_new_tokens=tokens, scorer=scorer, progress=advance
-            )
+            tokens = self.max_new_tokens
+            if tokens is None:
+                template = self.task.templates[0]
+                responses = [self.task.response_for(label, template) for label in self.task.labels]
+                tokens = scorer.longest(responses) + _RAMBLE
+            found = scorer.generate(requests, max_new_tokens=tokens, progress=advance)
         else:
-            found = score(
-                loaded,
-                self.task,
-                rows,
-                unvisited=self.unvisited,
+            found = scorer.score(
+                requests,
+                max_residual=self.unvisited,
                 ranks=max((k for k in TOP_K if k < len(self.task.labels)), default=0),
-                scorer=scorer,
                 progress=advance,
             )
-        return [record_of(prediction) for prediction in found]
+        return records_of(self.task, found)
 
     def prediction(self, place: int, record: Record) -> Prediction:
         """The prediction of a row from its record.
@@ -147,45 +165,45 @@ class Part:
         """
         row = self.rows[place]
         labels = () if self._generates else self.task.candidates(tuple(row.get("choices", ())))
-        scores = [float("nan")] * len(labels)
+        log_probs, scored = np.full(len(labels), -np.inf), np.zeros(len(labels), bool)
         for label, value in record.get("scores", ()):
-            scores[label] = value
-        shares = [float("nan")] * len(labels)
+            log_probs[label], scored[label] = value, True
         for value, members in record.get("shares", ()):
-            for label in members:
-                shares[label] = value
+            log_probs[members] = value
         return Prediction(
-            task=self.task.name,
             id=row["id"],
             gold=gold(row),
             predicted=record["predicted"],
             labels=labels,
-            scores=tuple(scores),
-            shares=tuple(shares),
-            unvisited=record["unvisited"],
+            log_probs=log_probs,
+            scored=scored,
+            residual_mass=record["residual_mass"],
             dropped=record["dropped"],
         )
 
 
-def record_of(prediction: Prediction) -> Record:
-    """A prediction as plain data; `Part.prediction` reads it."""
-    record: Record = {
-        "predicted": prediction.predicted,
-        "unvisited": prediction.unvisited,
-        "dropped": prediction.dropped,
-    }
-    if prediction.labels:
-        # Most labels of a large set are never visited.
-        known = enumerate(prediction.scores)
-        record["scores"] = [[i, value] for i, value in known if value == value]
-        least = max(value for _, value in record["scores"]) + _NEGLIGIBLE
-        branches: dict[float, list[int]] = {}
-        for i, value in enumerate(prediction.shares):
-            if value > least:
-                branches.setdefault(value, []).append(i)
-        if branches:
-            record["shares"] = [[value, members] for value, members in branches.items()]
-    return record
+def records_of(task: Task, scores: Scores) -> list[Record]:
+    """Scores as plain data, one record a row; `Part.prediction` reads one."""
+    records: list[Record] = []
+    for i in range(len(scores)):
+        record: Record = {
+            "predicted": scores.texts[i] if scores.texts else task.labels[scores.best[i]],
+            "residual_mass": float(scores.residual_mass[i]),
+            "dropped": int(scores.dropped[i]),
+        }
+        if not scores.texts:
+            # Most labels of a large set are never visited.
+            known, log_probs = scores.scored[i], scores.log_probs[i]
+            places = np.flatnonzero(known).tolist()
+            record["scores"] = list(zip(places, log_probs[known].tolist(), strict=True))
+            kept = ~known & (log_probs > log_probs[known].max() + _NEGLIGIBLE)
+            branches: dict[float, list[int]] = {}
+            for label in np.flatnonzero(kept).tolist():
+                branches.setdefault(float(log_probs[label]), []).append(label)
+            if branches:
+                record["shares"] = list(branches.items())
+        records.append(record)
+    return records
 
 
 def parts_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 from multitask.calibration import TaskCalibration
 from multitask.evaluation.calibrate import confidences
-from multitask.evaluation.parts import Purpose
+from multitask.evaluation.parts import Prediction, Purpose
 from multitask.evaluation.results import Parts, parsed_answers
 from multitask.run import write_atomic
-from multitask.scoring.score import Prediction
 from multitask.tasks import Kind, Task
 
 # Labels of a row whose scores are kept: the highest.
@@ -52,7 +50,9 @@ def table_of(task: Task, parts: Parts, calibration: TaskCalibration | None) -> T
             "gold": [p.gold for p in predictions],
             "predicted": [p.predicted for p in predictions],
             "scores": [_scores(p) for p in predictions],
-            "unvisited": [p.unvisited if closed else None for p in predictions],
+            "unvisited": [
+                p.residual_mass / (1 - p.residual_mass) if closed else None for p in predictions
+            ],
             "confidence": confidence,
             "hand_over": over,
             "text": free,
@@ -66,8 +66,10 @@ def table_of(task: Task, parts: Parts, calibration: TaskCalibration | None) -> T
 def _scores(prediction: Prediction) -> list[dict[str, Any]]:
     known = [
         (label, value)
-        for label, value in zip(prediction.labels, prediction.scores, strict=True)
-        if not math.isnan(value)
+        for label, value, scored in zip(
+            prediction.labels, prediction.log_probs.tolist(), prediction.scored, strict=True
+        )
+        if scored
     ]
     if len(known) > _MOST_SCORES:
         known = sorted(known, key=lambda entry: -entry[1])[:_MOST_SCORES]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from multitask.data.render import Row
-from multitask.evaluation.calibrate import clusters_of, matrix, unvisited_share
-from multitask.evaluation.parts import BASELINES, Purpose
+from multitask.evaluation.calibrate import clusters_of, matrix, residual_mass
+from multitask.evaluation.parts import BASELINES, Prediction, Purpose
 from multitask.evaluation.settings import Settings
 from multitask.evaluation.work import Finished
 from multitask.metrics.classification import count_metrics
@@ -28,7 +28,7 @@ from multitask.metrics.parse import off_list_rate, parse_labels, parse_letter
 from multitask.metrics.per_label import confusion_matrix, per_label
 from multitask.metrics.probabilities import top
 from multitask.metrics.reliability import reliability_bins
-from multitask.scoring.score import Prediction, answered_by
+from multitask.scoring.score import answered_by
 from multitask.tasks import Kind, Task
 
 Parts = Mapping[Purpose, Finished]
@@ -54,7 +54,7 @@ def task_results(task: Task, parts: Parts, settings: Settings) -> dict[str, Any]
         "part_seconds": {str(purpose): part.seconds for purpose, part in parts.items()},
     }
     if task.kind is not Kind.GENERATION and _has_distribution(task, settings):
-        left = unvisited_share(predictions)
+        left = residual_mass(predictions)
         record["unvisited"] = {"mean": float(left.mean()), "max": float(left.max())}
         record["reliability"] = _reliability(task, predictions)
     if task.kind is Kind.CLASSIFICATION:
@@ -118,7 +118,7 @@ def _both_ways(task: Task, parts: Parts) -> dict[str, Estimate]:
     return option_metrics(
         [p.gold for p in by_text],
         [p.predicted for p in by_letter],
-        [p.scores for p in by_text],
+        [p.log_probs.tolist() for p in by_text],
         [row["choices"] for row in ways["text"].part.rows],
         clusters=clusters_of(by_text),
     )
@@ -131,7 +131,7 @@ def _rotations(part: Finished) -> Rotations:
     while place < len(rows):
         count = len(rows[place]["choices"])
         asked = predictions[place : place + count]
-        scores.append([p.scores for p in asked])
+        scores.append([p.log_probs.tolist() for p in asked])
         gold.append(ord(asked[0].gold) - ord("A"))
         contents.append(list(rows[place]["choices"]))
         place += count

@@ -13,11 +13,9 @@ from uuid import uuid4
 import orjson
 
 from multitask.evaluation.partial import Block, Partial
-from multitask.evaluation.parts import Part, Record
+from multitask.evaluation.parts import Part, Prediction, Record
 from multitask.evaluation.world import World
-from multitask.scoring.model import LoadedModel
-from multitask.scoring.score import Prediction
-from multitask.scoring.scorer import LabelScorer
+from multitask.scoring.scorer import Scorer
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -101,7 +99,7 @@ class Work:
             for number, places in enumerate(part.blocks(size))
         ]
 
-    def do(self, loaded: LoadedModel, scorer: LabelScorer, progress: Progress) -> None:
+    def do(self, scorer: Scorer, progress: Progress) -> None:
         """Do this process's share, and wait until all is done."""
         world = self._world
         pending: list[int] = orjson.loads(world.share(f"{self.name}/pending", self._pending))
@@ -121,7 +119,7 @@ class Work:
             if world.leads:
                 self._show(rate, [job.part])
             start = time.perf_counter()
-            records = part.run(loaded, scorer, job.places, advance)
+            records = part.run(scorer, job.places, advance)
             block = Block(
                 places=job.places,
                 records=records,

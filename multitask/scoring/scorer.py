@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from multitask.errors import MultitaskError
 from multitask.scoring.batches import Group, even_blocks, groups_of
 from multitask.scoring.capabilities import Capability, Method, capability_of, position_limit
-from multitask.scoring.encode import Encoded, Tokens
+from multitask.scoring.encode import Encoded, Encoder, LabelEncoder, PairEncoder, Tokens
 from multitask.scoring.forward import is_out_of_memory, log_probabilities
+from multitask.scoring.generate import generate
+from multitask.scoring.model import LoadedModel
 from multitask.scoring.plain import difference_from_plain
 from multitask.scoring.rows import CachedReader, EncoderDecoderReader, PlainReader
 from multitask.scoring.search import Search, Targets
@@ -30,11 +32,239 @@ Reader = TreeReader | CachedReader | PlainReader | EncoderDecoderReader
 
 DEFAULT_TOKEN_BUDGET = 16384
 FULL_DISTRIBUTION = 3e-3
+MAX_NEW_TOKENS = 128
+# An answer to encode a prompt with that has no known one.
+_ANY = ("A",)
 _MOST_ROWS = 512
 _MOST_TRIES = 16384
 # What a batch of its own costs, in tokens of padding.
 _BATCH_COST = 4096
 _SLOWER = {Method.TREE: Method.CACHED, Method.CACHED: Method.PLAIN}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, and what may answer it.
+
+    Attributes:
+        id: The row's id, for messages.
+        prompt: The user's message.
+        candidates: The assistant's messages to choose from. Requests that share theirs share one
+            tuple; none are needed to generate an answer.
+        gold: Which candidate is right; None: not known.
+        text: The part of the prompt that may be cut where it is longer than the context.
+        distinct: Candidates of equal tokens are an error. Options of a question may repeat a
+            text; both then have its score.
+    """
+
+    id: str
+    prompt: str
+    candidates: tuple[str, ...] = ()
+    gold: int | None = None
+    text: str = ""
+    distinct: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a model says of requests, one row each.
+
+    Attributes:
+        log_probs: Log-likelihood of each candidate given the prompt, natural logarithm, summed
+            over its tokens with the end of the turn, of shape (rows, candidates). A candidate
+            that was not scored has an equal share of the bound on its branch of the label tree,
+            one that a row does not have is -inf.
+        scored: Which of them are a candidate's own, of the same shape.
+        residual_mass: Upper bound of the share of the candidates' probability that lies on those
+            not scored, in [0, 1), of shape (rows,).
+        best: The most probable candidate, exact; of equals the first scored one; -1 where an
+            answer was generated.
+        dropped: Tokens of each prompt that were left out, since it was longer than the context.
+        texts: The generated answers; empty where candidates were scored.
+    """
+
+    log_probs: Floats
+    scored: NDArray[np.bool_]
+    residual_mass: Floats
+    best: Ints
+    dropped: Ints
+    texts: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.best)
+
+    def take(self, rows: Sequence[int]) -> Scores:
+        """Some of the rows, in the order given."""
+        at = np.asarray(rows, np.int64)
+        return Scores(
+            self.log_probs[at],
+            self.scored[at],
+            self.residual_mass[at],
+            self.best[at],
+            self.dropped[at],
+            tuple(self.texts[i] for i in at) if self.texts else (),
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence[Scores]) -> Scores:
+        """Parts one after the other, as wide as the widest."""
+        width = max((part.log_probs.shape[1] for part in parts), default=0)
+
+        def wide(array: NDArray[Any], fill: Any) -> NDArray[Any]:
+            space = ((0, 0), (0, width - array.shape[1]))
+            return np.pad(array, space, constant_values=fill)
+
+        if not parts:
+            parts = [cls.generated((), np.zeros(0, np.int64))]
+        return cls(
+            np.concatenate([wide(part.log_probs, -np.inf) for part in parts]),
+            np.concatenate([wide(part.scored, False) for part in parts]),
+            np.concatenate([part.residual_mass for part in parts]),
+            np.concatenate([part.best for part in parts]),
+            np.concatenate([part.dropped for part in parts]),
+            tuple(text for part in parts for text in part.texts),
+        )
+
+    @classmethod
+    def generated(cls, texts: Sequence[str], dropped: Ints) -> Scores:
+        """Generated answers, without candidates."""
+        rows = len(texts)
+        nothing = np.zeros((rows, 0))
+        best = np.full(rows, -1, np.int64)
+        return cls(nothing, nothing > 0, np.zeros(rows), best, dropped, tuple(texts))
+
+
+class Scorer:
+    """Puts requests to a model."""
+
+    def __init__(self, loaded: LoadedModel, *, token_budget: int | None = None) -> None:
+        """Ask ``loaded``; ``token_budget`` bounds the tokens of a batch."""
+        self.loaded = loaded
+        self._encoder = loaded.encoder()
+        self._labels = LabelScorer(loaded.model, token_budget=token_budget or DEFAULT_TOKEN_BUDGET)
+
+    @property
+    def notes(self) -> list[str]:
+        """What did not go the fastest way, and why, in words for a report."""
+        return self._labels.notes
+
+    def score(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_residual: float | None = 0.0,
+        ranks: int = 0,
+        progress: Progress = lambda _: None,
+    ) -> Scores:
+        """Score every request's candidates.
+
+        Args:
+            requests: The requests, each with candidates.
+            max_residual: How much of the distribution may stay unknown. 0: every candidate is
+                scored. A share, such as `FULL_DISTRIBUTION`: gold is, and all but candidates that
+                together hold at most that much probability. None: what proves the best one.
+            ranks: With a share: whether, and where, gold is among so many of the most probable
+                candidates is wanted too.
+            progress: Told how many rows are done.
+
+        Raises:
+            InputError: Two candidates have the same tokens.
+            MultitaskError: The model cannot score a row; it is named.
+        """
+        if not requests:
+            return Scores.join([])
+        queries = self._encoded(requests)
+        gold = [-1 if request.gold is None else request.gold for request in requests]
+        found = self._labels.score(
+            queries,
+            unvisited=max_residual,
+            gold=gold if max_residual and min(gold) >= 0 else None,
+            ranks=ranks,
+            ids=[request.id for request in requests],
+            progress=progress,
+        )
+        rows, width = len(found), max(len(query.answers) for query in queries)
+        log_probs = np.full((rows, width), -np.inf)
+        for row, scores in zip(log_probs, found, strict=True):
+            own = scores.log_likelihood
+            row[: len(own)] = np.where(np.isnan(own), scores.share, own)
+        scored = np.zeros((rows, width), bool)
+        for known, scores in zip(scored, found, strict=True):
+            known[: len(scores.share)] = np.isnan(scores.share)
+        relative = np.minimum([scores.unvisited for scores in found], 1e300)
+        return Scores(
+            log_probs,
+            scored,
+            np.minimum(relative / (1 + relative), np.nextafter(1, 0)),
+            np.array([scores.best for scores in found], np.int64),
+            np.array([query.dropped for query in queries], np.int64),
+        )
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        progress: Progress = lambda _: None,
+    ) -> Scores:
+        """Answer requests freely, token by token, always with the most probable one.
+
+        Args:
+            requests: The requests; their candidates do not matter.
+            max_new_tokens: Longest answer.
+            progress: Told how many rows are done.
+
+        Raises:
+            MultitaskError: The model gives a number that is not finite; the row is named.
+        """
+        if not requests:
+            return Scores.join([])
+        encoder = _generating_encoder(self.loaded, max_new_tokens)
+        queries = [encoder.encode(r.prompt, _ANY, text=r.text) for r in requests]
+        # Greedy decoding takes NaN for a number; a score shows it.
+        first = min(range(len(queries)), key=lambda i: len(queries[i].prompt))
+        self._labels.score([queries[first]], unvisited=0.0, ids=[requests[first].id])
+        texts = generate(
+            self.loaded,
+            [query.prompt for query in queries],
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+        )
+        return Scores.generated(texts, np.array([query.dropped for query in queries], np.int64))
+
+    def longest(self, candidates: Sequence[str]) -> int:
+        """Tokens of the longest of some answers, the end of the turn included."""
+        answers = self._encoder.encode("x", candidates, repeats=True).answers
+        return max(map(len, answers))
+
+    def _encoded(self, requests: Sequence[Request]) -> list[Encoded]:
+        """The requests in tokens, those that share their candidates together."""
+        groups: dict[int, list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault(id(request.candidates), []).append(i)
+        queries: dict[int, Encoded] = {}
+        for members in groups.values():
+            some = [requests[i] for i in members]
+            if some[0].distinct:
+                prompts, texts = [r.prompt for r in some], [r.text for r in some]
+                found = self._encoder.encode_all(prompts, some[0].candidates, texts=texts)
+            else:
+                found = [
+                    self._encoder.encode(r.prompt, r.candidates, text=r.text, repeats=True)
+                    for r in some
+                ]
+            queries |= zip(members, found, strict=True)
+        return [queries[i] for i in range(len(requests))]
+
+
+def _generating_encoder(loaded: LoadedModel, max_new_tokens: int) -> LabelEncoder:
+    """An encoder that leaves room for the answer; at least half the context is the prompt's."""
+    context = loaded.context
+    if getattr(loaded.model.config, "is_encoder_decoder", False):
+        return PairEncoder(loaded.tokenizer, context=context)
+    if context is not None:
+        context = max(context - max_new_tokens, (context + 1) // 2)
+    return Encoder(loaded.tokenizer, context=context)
 
 
 @dataclass(frozen=True, eq=False)

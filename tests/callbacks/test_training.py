@@ -79,7 +79,8 @@ def _score_gold(run: Run, checkpoint: Path) -> dict[str, tuple[float, float, int
     """Per task, what multitask's own scorer and generation say of the evaluated rows."""
     from multitask.scoring.generate import generate
     from multitask.scoring.model import load_model
-    from multitask.scoring.score import score
+    from multitask.scoring.score import requests_of
+    from multitask.scoring.scorer import Scorer
 
     loaded = load_model(str(checkpoint))
     encoder = loaded.encoder()
@@ -92,9 +93,9 @@ def _score_gold(run: Run, checkpoint: Path) -> dict[str, tuple[float, float, int
         rows = [r for r in read_rows(run.split("validation")) if r["id"] in wanted]
         rows = [r for r in rows if r["task"] == name]
         assert len(rows) == len(wanted)
-        golds = [
-            dict(zip(p.labels, p.scores, strict=True))[p.gold] for p in score(loaded, task, rows)
-        ]
+        requests = requests_of(task, rows)
+        places = [request.gold for request in requests]
+        golds = Scorer(loaded).score(requests).log_probs[range(len(rows)), places]
         prompts = [encoder.prompt(r["messages"][0]["content"]) for r in rows]
         texts = generate(loaded, prompts, max_new_tokens=32)
         right = [t == r["messages"][1]["content"] for t, r in zip(texts, rows, strict=True)]

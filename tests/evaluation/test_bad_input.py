@@ -68,14 +68,16 @@ def test_nan_weights_are_noticed_in_generation(trained_copy: Run) -> None:
     from multitask.errors import MultitaskError
     from multitask.evaluation.inputs import read_inputs
     from multitask.scoring.model import load_model
-    from multitask.scoring.score import answer
+    from multitask.scoring.score import requests_of
+    from multitask.scoring.scorer import Scorer
 
     inputs = read_inputs(trained_copy, "test", 3, QUICK)
+    requests = requests_of(inputs.tasks[0], inputs.rows["text_claims"])
     loaded = load_model(str(trained_copy.model))
     with torch.no_grad():
         loaded.model.get_input_embeddings().weight[:] = float("nan")
     with pytest.raises(MultitaskError, match="not finite for row"):
-        answer(loaded, inputs.tasks[0], inputs.rows["text_claims"], max_new_tokens=3)
+        Scorer(loaded).generate(requests, max_new_tokens=3)
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(trained_copy: Run, command: Command) -> None:

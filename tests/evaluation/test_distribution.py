@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from multitask.evaluation.calibrate import apply, fit
-from multitask.evaluation.parts import Part, Purpose, record_of
+from multitask.evaluation.parts import Part, Purpose, records_of
 from multitask.evaluation.results import task_results
 from multitask.evaluation.settings import Settings
 from multitask.evaluation.work import Finished
 from multitask.metrics.kinds import TOP_K
 from multitask.metrics.reliability import BINS
-from multitask.scoring.score import Prediction
+from multitask.scoring.scorer import Scores
 from multitask.scoring.search import Search
 from multitask.scoring.trie import Forest, build_trie
 from multitask.tasks import Kind, Task, Template
@@ -47,7 +47,7 @@ class Model:
             mass[:, self.trie.parent[node]] += mass[:, node]
         self.mass = np.log(mass)
 
-    def predictions(self, unvisited: float, name: str) -> list[Prediction]:
+    def scores(self, unvisited: float) -> Scores:
         search = Search(
             Forest([self.trie] * ROWS), ROWS, unvisited=unvisited,
             gold=self.trie.leaf_of[self.gold] if unvisited else None, ranks=max(TOP_K),
@@ -60,26 +60,23 @@ class Model:
             search.absorb(query, node, targets, self.keep + np.where(targets.inner, 0.0, begins))
             query, node = search.select(64) if len(search.active) else ((), ())
         scores, shares = search.scores[:, self.trie.leaf_of], search.shares()[:, self.trie.leaf_of]
-        left = search.mass_left()
-        return [
-            Prediction(
-                task="b", id=f"{name}-{i}", gold=LABELS[self.gold[i]],
-                predicted=LABELS[int(np.nanargmax(scores[i]))], labels=TASK.labels,
-                scores=tuple(scores[i]), unvisited=float(left[i]),
-                shares=tuple(np.where(np.isnan(scores[i]), shares[i], np.nan)),
-            )
-            for i in range(ROWS)
-        ]  # fmt: skip
+        left, scored = search.mass_left(), np.isfinite(scores)
+        return Scores(
+            np.where(scored, scores, shares), scored, left / (1 + left),
+            np.nanargmax(scores, 1), np.zeros(ROWS, np.int64),
+        )  # fmt: skip
 
 
 def report(models: tuple[Model, Model], settings: Settings) -> dict[str, Any]:
     """What results.json says of a task."""
     found = {}
     for model, purpose in zip(models, (Purpose.SCORES, Purpose.VALIDATION), strict=True):
-        predictions = model.predictions(settings.unvisited, purpose)
-        rows = [{"id": p.id, "label": p.gold, "template": "t", "messages": []} for p in predictions]
+        rows = [
+            {"id": f"{purpose}-{i}", "label": LABELS[gold], "template": "t", "messages": []}
+            for i, gold in enumerate(model.gold)
+        ]
         part = Part(TASK, purpose, rows, settings.unvisited)
-        found[purpose] = Finished(part, [record_of(p) for p in predictions], 1.0)
+        found[purpose] = Finished(part, records_of(TASK, model.scores(settings.unvisited)), 1.0)
     validation = found[Purpose.VALIDATION].predictions
     calibration = fit(TASK, validation, (), settings)
     after = apply(calibration, found[Purpose.SCORES].predictions)
