@@ -10,14 +10,17 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from multitask.files import file_name
-from multitask.tasks import Kind
+from multitask.tasks import KINDS, Kind, kind_named
 
+KindName = Annotated[Kind, PlainValidator(kind_named), PlainSerializer(str)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 
 MOST_ROWS = 10**9
@@ -103,7 +106,7 @@ class TaskSpec(StrictModel):
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(file_name)]
-    kind: Kind
+    kind: KindName
     source: SourceSpec
     columns: dict[str, str | list[str]] = {}
     labels: Annotated[list[str], Field(min_length=2)] | None = None
@@ -121,9 +124,10 @@ class TaskSpec(StrictModel):
     @field_validator("labels")
     @classmethod
     def _are_classes(cls, labels: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        kind = info.data.get("kind", Kind.CLASSIFICATION)
-        if labels is not None and kind is not Kind.CLASSIFICATION:
-            raise ValueError(f"`labels` belongs to a classification, not to {kind}")
+        kind = info.data.get("kind")
+        if labels is not None and kind is not None and "labels" not in kind.keys:
+            theirs = [f"a {other}" for other in KINDS.values() if "labels" in other.keys]
+            raise ValueError(f"`labels` belongs to {' or '.join(theirs)}, not to {kind}")
         seen: dict[str, str] = {}
         for label in labels or ():
             if not label or label != label.strip():

@@ -8,7 +8,7 @@ from multitask.cluster import derive_batch, load_cluster
 from multitask.errors import InputError
 from multitask.resources import config_names, resource_dir
 from multitask.spec import load_spec
-from multitask.tasks import Example, Kind, Task, shipped_kind, shipped_templates, task_names
+from multitask.tasks import KINDS, Task, shipped_kind, shipped_templates, task_names
 from multitask.tasks.task import Answers
 
 
@@ -48,23 +48,20 @@ def test_template_files_are_found() -> None:
 def test_every_phrasing_shows_the_row_and_gives_the_answer(
     name: str, list_labels: bool, answers: Answers
 ) -> None:
-    kind = Kind(name.removeprefix("generic/")) if "/" in name else shipped_kind(name)
-    labels = ("A", "B") if kind is Kind.MULTIPLE_CHOICE else ("yes sir", "no sir")
+    kind = KINDS[name.removeprefix("generic/")] if "/" in name else shipped_kind(name)
     templates = shipped_templates(name)
-    task = Task(name, kind, labels, templates, list_labels=list_labels, answers=answers)
-    example = Example("1", "the text", labels[1], context="the input")
-    if kind is Kind.MULTIPLE_CHOICE:
-        example = Example("1", "the text", "B", ("first option", "second option"))
+    task = Task(
+        name, kind, ("yes sir", "no sir"), templates, list_labels=list_labels, answers=answers
+    )
+    example = kind.specimen(task)
+    label = example.label or "any text"
     assert len({template.name for template in templates}) == len(templates)
     for template in templates:
-        prompt, response = task.prompt(example, template), task.response(example, template)
-        assert "the text" in prompt
-        if kind is Kind.MULTIPLE_CHOICE:
-            assert "first option" in prompt
-            assert response == ("B" if answers == "letter" else "second option")
-        else:
-            assert response == "no sir"
-        if kind is Kind.CLASSIFICATION:
+        prompt = task.prompt(example, template)
+        assert all(shown in prompt for shown in (example.text, *example.choices))
+        response = task.response_for(label, template, choices=example.choices)
+        assert response == kind.answer(task, label, example.choices)
+        if kind.classes:
             assert ("yes sir" in prompt) is list_labels
         assert "\n\n\n" not in prompt
 

@@ -7,7 +7,7 @@ from multitask.data.mapping import mapped_adapter
 from multitask.data.scorable import require_distinct_responses
 from multitask.errors import InputError, did_you_mean
 from multitask.task_spec import TaskSpec, TemplateSpec, TemplatesSpec
-from multitask.tasks import Kind, Task, Template, shipped_kind, shipped_templates, task_names
+from multitask.tasks import Task, Template, shipped_kind, shipped_templates, task_names
 
 # Where a spec does not say: this many labels are named in the prompt, more are left to training.
 _LISTED = 10
@@ -55,7 +55,7 @@ def _require_two_labels(task: Task) -> None:
         InputError: It is not, or the task is no classification with two labels.
     """
     where = f"task {task.name!r}: key 'positive_label'"
-    if task.kind is not Kind.CLASSIFICATION or len(task.labels) != 2:
+    if "positive_label" not in task.kind.keys or len(task.labels) != 2:
         what = f"{len(task.labels)} labels" if task.labels else f"the kind {task.kind}"
         raise InputError(
             f"a positive label needs a classification with two labels, and this task has {what}",

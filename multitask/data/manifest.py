@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from multitask.data.leakage import LeakageGate, duplicates_within, summary
-from multitask.data.options import alarms, independence_p_value, uniform_p_value
+from multitask.data.options import alarms, independence_p_value
 from multitask.data.render import pick_templates
 from multitask.run import SPLITS
 from multitask.spec import Spec, name_of
-from multitask.tasks import Kind, task_record
+from multitask.tasks import task_record
 
 if TYPE_CHECKING:
     from multitask.data.prepare import Prepared, PreparedTask
@@ -97,7 +97,7 @@ def _task_record(
 
 
 def _label_counts(p: PreparedTask, split: str) -> dict[str, dict[str, int]]:
-    if p.task.kind is Kind.GENERATION:
+    if not p.task.kind.closed:
         return {}
     found = Counter(p.parts[split].labels)
     return {"labels": dict(sorted(found.items()))}
@@ -105,16 +105,14 @@ def _label_counts(p: PreparedTask, split: str) -> dict[str, dict[str, int]]:
 
 def _checks(p: PreparedTask, spec: Spec) -> dict[str, float]:
     """Chances that phrasing or position are as even as they should be; small ones are alarms."""
-    if p.task.kind is Kind.GENERATION:
+    if not p.task.kind.closed:
         return {}
     part = p.parts["train"]
     answers = part.labels
     count = len(p.task.templates)
     numbers = pick_templates(part.keys, None, count, seed=spec.seed)
     checks = {"template independent of answer": independence_p_value(numbers, answers)}
-    choice = p.task.kind is Kind.MULTIPLE_CHOICE
-    if choice and len({len(example.choices) for example in part.examples}) == 1:
-        checks["gold position even"] = uniform_p_value(answers, p.task.labels)
+    checks |= p.task.kind.p_values(p.task, part)
     return {name: round(value, 6) for name, value in checks.items()}
 
 
@@ -125,7 +123,7 @@ def _task_warnings(p: PreparedTask, gate: LeakageGate, record: dict[str, Any]) -
     if record["mixture"]["epochs_seen"] > 10:
         seen = record["mixture"]["epochs_seen"]
         warnings.append(f"each row is seen {seen:g} times; more than 10 invites memorising")
-    if p.task.kind is Kind.CLASSIFICATION:
+    if p.task.kind.classes:
         counts = record["counts"]["train"]["labels"]
         rare = [label for label in p.task.labels if counts.get(label, 0) < 5]
         if rare:

@@ -20,7 +20,6 @@ from multitask.data.general import write_general
 from multitask.data.leakage import Leak, LeakageGate, Part, summary
 from multitask.data.manifest import manifest_record, plan_markdown
 from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled, stratified_split
-from multitask.data.options import shuffle_options
 from multitask.data.readers import Rejects, iterate_rows
 from multitask.data.render import Renderer, pick_templates
 from multitask.data.scorable import check_answers, check_scorable
@@ -32,7 +31,7 @@ from multitask.models import ModelInfo, model_info
 from multitask.run import SPLITS, Run, staged
 from multitask.spec import Spec
 from multitask.task_spec import TaskSpec
-from multitask.tasks import Kind, Task
+from multitask.tasks import Task
 
 _BLOCK = 65_536
 _WORD = {"train": "training", "validation": "validation", "test": "test"}
@@ -160,8 +159,11 @@ def prepare_tasks(
         tasks.append(_read(entry, adapter, spec, special, progress))
     gate = _gate_and_split(tasks, spec, report)
     for prepared in tasks:
-        if spec.templates.shuffle_options and prepared.task.kind is Kind.MULTIPLE_CHOICE:
-            _shuffle(prepared, spec.seed)
+        for split, part in prepared.parts.items():
+            official = split == "test" and "test" in prepared.read
+            prepared.parts[split] = prepared.task.kind.arrange(
+                part, spec.templates, official=official, seed=spec.seed
+            )
     for prepared in tasks:
         held_out = {s: prepared.phrasings(s, seed=spec.seed) for s in ("validation", "test")}
         prepared.odd = check_scorable(prepared.task, prepared.parts, held_out)
@@ -256,7 +258,7 @@ def _refuse_emptied(prepared: PreparedTask, removed: Sequence[Leak]) -> None:
             continue
         what = f"no {_WORD[split]} row"
         if part.examples:
-            if split != "train" or prepared.task.kind is not Kind.CLASSIFICATION:
+            if split != "train" or not prepared.task.kind.classes:
                 continue
             lost = sorted({leak.label for leak in mine} - set(part.labels))
             if not lost:
@@ -290,8 +292,8 @@ def _divide(prepared: PreparedTask, train: float, gate: LeakageGate, *, seed: in
     missing = [split for split in ("validation", "test") if split not in prepared.parts]
     if not missing:
         return
-    stratify = prepared.task.kind is not Kind.GENERATION
-    classes = prepared.task.kind is Kind.CLASSIFICATION
+    stratify = prepared.task.kind.closed
+    classes = prepared.task.kind.classes
     gate.group(pool, pool.labels if classes else [""] * len(pool.examples))
     first = _split_mask(pool, train, stratify=stratify, seed=seed)
     prepared.parts["train"] = pool.take(first, "train")
@@ -316,13 +318,6 @@ def _split_mask(
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     labels = part.labels if stratify else [""] * len(part.examples)
     return stratified_split(labels, part.groups, fraction, seed=seed)
-
-
-def _shuffle(prepared: PreparedTask, seed: int) -> None:
-    """Move the options of all rows except official test rows, which stay comparable."""
-    for split, part in prepared.parts.items():
-        if not (split == "test" and "test" in prepared.read):
-            part.examples = shuffle_options(part.examples, part.keys, seed=seed)
 
 
 _LINES = 1024

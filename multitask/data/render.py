@@ -10,7 +10,7 @@ import orjson
 
 from multitask.data.fingerprint import Fingerprints, draw
 from multitask.data.mixture import Indices
-from multitask.tasks import ROW_FIELDS, Example, Kind, Task
+from multitask.tasks import Example, Task
 
 Row = dict[str, Any]
 
@@ -31,8 +31,9 @@ class Renderer:
         """Render for ``task``; with ``alpaca``, rows have instruction, input, output as well."""
         self.task = task
         self._alpaca = alpaca
+        fields = tuple(task.kind.variables(Example("", "", "")))
         self._around = [
-            template.around_text(task.constants(), _TEXT_FIELDS, ROW_FIELDS)
+            template.around_text(task.constants(), _TEXT_FIELDS, fields)
             for template in task.templates
         ]
         self._heads = [self._head(number) for number in range(len(task.templates))]
@@ -53,8 +54,7 @@ class Renderer:
             InputError: A template uses a variable that a row does not have.
         """
         names = [template.name for template in self.task.templates]
-        choice = self.task.kind is Kind.MULTIPLE_CHOICE
-        gold_key = "label" if self.task.kind is Kind.CLASSIFICATION else "answer"
+        gold_key = self.task.kind.gold_key
         for number, place in zip(templates, places, strict=True):
             example = examples[place]
             pieces = self._around[number]
@@ -75,7 +75,7 @@ class Renderer:
                 "text": example.text,
                 gold_key: example.label,
             }
-            if choice:
+            if example.choices:
                 row["choices"] = example.choices
             if self._alpaca:
                 row |= {"instruction": prompt, "input": "", "output": response}
@@ -108,7 +108,7 @@ class Renderer:
     def _head(self, number: int) -> list[str] | None:
         """A line up to the prompt's end, cut at the text; None where rows differ in more."""
         pieces = self._around[number]
-        if pieces is None or self.task.kind is not Kind.CLASSIFICATION or self._alpaca:
+        if pieces is None or not self.task.kind.classes or self._alpaca:
             return None
         pieces = [pieces[0].lstrip(), *pieces[1:]]
         pieces[-1] = pieces[-1].rstrip()
@@ -129,7 +129,7 @@ class Renderer:
     def _response(self, example: Example, number: int) -> str:
         """The response; of classes, which are few, it is remembered."""
         response = self.task.response(example, self.task.templates[number])
-        if self.task.kind is Kind.CLASSIFICATION:
+        if self.task.kind.classes:
             self._responses[number][example.label] = response
         return response
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from multitask.data.mixture import Indices
 from multitask.errors import InputError
-from multitask.tasks import Example, Kind, Task, Template
+from multitask.tasks import Example, Task, Template
+from multitask.tasks.kinds.base import one_response_each
 
 if TYPE_CHECKING:
     from multitask.data.leakage import Part
@@ -25,8 +26,9 @@ def require_distinct_responses(task: Task) -> None:
         InputError: Two labels have the same response, or one has an empty one.
     """
     for template in task.templates:
-        responses = {label: task.response_for(label, template) for label in task.labels}
-        _distinct(task, template, list(responses), responses, "use {{ label }} in the response")
+        responses = [task.response_for(label, template) for label in task.labels]
+        fix = "use {{ label }} in the response"
+        one_response_each(task, template.name, task.labels, responses, fix=fix)
 
 
 def check_scorable(
@@ -48,13 +50,7 @@ def check_scorable(
     """
     sample = _sample(parts["train"])
     warnings = [w for template in task.templates for w in _check_prompt(task, template, sample)]
-    if task.kind is not Kind.MULTIPLE_CHOICE:
-        return warnings
-    # A question is asked for the letter and for the text of its answer, whichever is trained.
-    for way in (replace(task, answers="letter"), replace(task, answers="text")):
-        for split, numbers in phrasings.items():
-            for example, number in zip(parts[split].examples, numbers.tolist(), strict=True):
-                _check_options(way, task.templates[number], example)
+    task.kind.check_rows(task, parts, phrasings)
     return warnings
 
 
@@ -74,62 +70,18 @@ def _check_prompt(task: Task, template: Template, rows: Sequence[Example]) -> li
         raise InputError(
             "the prompt is the same for every row", where=where, fix="put {{ text }} into it"
         )
-    differ = task.kind is Kind.GENERATION and len({example.label for example in rows}) > 1
+    differ = len({example.label for example in rows}) > 1
     if differ and len({task.response(example, template) for example in rows}) == 1:
         raise InputError(
             "the response is the same for every row",
             where=where,
             fix="put {{ response }} into it",
         )
-    if task.kind is Kind.MULTIPLE_CHOICE and task.answers == "letter":
-        turned = [example._replace(choices=example.choices[::-1]) for example in rows]
-        if [task.prompt(example, template) for example in turned] == prompts:
-            raise InputError(
-                "the prompt does not show the options that it asks the letter of",
-                where=where,
-                fix="put {{ choices }} into it, or answer by text: `templates: {answers: text}`",
-            )
+    task.kind.check_prompts(replace(task, templates=(template,)), rows, prompts)
     if distinct < len(rows):
         same = f"{len(rows) - distinct:,} of {len(rows):,} rows that differ have the same prompt"
         return [f"template {template.name!r}: {same}; does it leave out a part?"]
     return []
-
-
-def _check_options(task: Task, template: Template, example: Example) -> None:
-    task.prompt(example, template)
-    labels = task.candidates(example.choices)
-    responses = {
-        label: task.response_for(label, template, choices=example.choices, row=example.id)
-        for label in labels
-    }
-    # Options that repeat a text are answered alike where the answer is the text.
-    means = labels if task.answers == "letter" else example.choices
-    _distinct(task, template, means, responses, "use {{ answer }} in the response", example.id)
-
-
-def _distinct(
-    task: Task,
-    template: Template,
-    means: Sequence[str],
-    responses: Mapping[str, str],
-    fix: str,
-    row: str = "",
-) -> None:
-    """See that the responses to labels that mean different things are different."""
-    seen: dict[str, str] = {}
-    for meaning, response in zip(means, responses.values(), strict=True):
-        other = seen.setdefault(response, meaning)
-        if response and other == meaning:
-            continue
-        what = "label" if not row or task.answers == "letter" else "option"
-        raise InputError(
-            f"the {what}s {other!r} and {meaning!r} give the same response {response!r}"
-            if response
-            else f"the {what} {meaning!r} gives an empty response",
-            where=f"task {task.name!r}: template {template.name!r}"
-            + (f", row {row!r}" if row else ""),
-            fix=fix,
-        )
 
 
 def check_answers(task: Task, tokenizer: Any) -> None:

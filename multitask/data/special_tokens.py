@@ -96,10 +96,10 @@ def guard_cells(
     """
     found = SpecialTokens(action)
     for split, rows in splits.items():
-        for place in list(_suspects(rows, pattern, kind)):
+        for place in list(_suspects(rows, pattern)):
             clean = _cleaned(rows[place], pattern, kind, found)
             if action == "escape":
-                if kind is Kind.CLASSIFICATION and pattern.search(rows[place].label):
+                if kind.closed and pattern.search(rows[place].label):
                     raise _refusal(found, task, where)
                 rows[place] = clean
         splits[split] = rows
@@ -122,12 +122,12 @@ def _refusal(found: SpecialTokens, task: str, where: object) -> InputError:
     )
 
 
-def _suspects(rows: Sequence[Example], pattern: re.Pattern[str], kind: Kind) -> Iterator[int]:
+def _suspects(rows: Sequence[Example], pattern: re.Pattern[str]) -> Iterator[int]:
     """Rows of which a cell holds a special token; blocks without any are passed over at once."""
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         cells = [*map(itemgetter(1), block), *set(map(itemgetter(2), block))]
-        if kind is not Kind.CLASSIFICATION:
+        if any(map(itemgetter(3), block)) or any(map(itemgetter(4), block)):
             cells += [cell for row in block for cell in (row.context, *row.choices)]
         joined = "\0".join(cells)
         # Nearly all special tokens are in brackets of some sort, and nearly no text is.
@@ -142,7 +142,7 @@ def _suspects(rows: Sequence[Example], pattern: re.Pattern[str], kind: Kind) -> 
 
 def _cleaned(row: Example, pattern: re.Pattern[str], kind: Kind, found: SpecialTokens) -> Example:
     """A row with a space in every special token; counts them."""
-    last = "response" if kind is Kind.GENERATION else "label"
+    last = "label" if kind.closed else "response"
 
     def clean(cell: str, name: str) -> str:
         tokens = pattern.findall(cell)

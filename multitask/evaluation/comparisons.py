@@ -14,7 +14,7 @@ from multitask.metrics.comparison import Comparison, compare, holm
 from multitask.metrics.estimate import Clusters, if_repeated
 from multitask.metrics.transfer import RecallChange, recall_changes
 from multitask.run import Run
-from multitask.tasks import Kind, Task
+from multitask.tasks import Task
 
 _RIGHT, _WRONG = "right", "wrong"
 
@@ -140,7 +140,7 @@ def compare_all(
     for task, rows in common_rows(tasks, own, other, name):
         pair = Paired.of(task, own[task.name], other[task.name], rows)
         record = _record(pair.compared(method), len(rows))
-        if labels and task.kind is Kind.CLASSIFICATION:
+        if labels and task.kind.classes:
             record["labels"] = [_label(change) for change in pair.recall_changes()]
         found[task.name] = record
     adjusted = holm({task: record["p_value"] for task, record in found.items()})
@@ -180,13 +180,13 @@ class Paired:
 
     def right(self, side: Sequence[str | None]) -> list[bool]:
         """Whether each answer is right; generated texts, by exact match."""
-        if self.task.kind is Kind.GENERATION:
+        if not self.task.kind.closed:
             return [_matches(g, p) for g, p in zip(self.gold, side, strict=True)]
         return [g == p for g, p in zip(self.gold, side, strict=True)]
 
     def compared(self, method: Literal["mid-p", "exact"]) -> Comparison:
         """Differences of the metrics, and the test."""
-        if self.task.kind is not Kind.GENERATION:
+        if self.task.kind.closed:
             return compare(
                 self.gold,
                 self.one,

@@ -15,10 +15,9 @@ from multitask.errors import InputError
 from multitask.evaluation.settings import Settings
 from multitask.metrics.baselines import majority, tfidf_logistic_regression
 from multitask.metrics.kinds import TOP_K
-from multitask.metrics.multiple_choice import cyclic_orders
-from multitask.scoring.score import answered_by, put_anew, requests_of
+from multitask.scoring.score import requests_of
 from multitask.scoring.scorer import Scorer, Scores
-from multitask.tasks import Example, Kind, Task, letter
+from multitask.tasks import Task
 
 Advance = Callable[[int], None]
 Record = dict[str, Any]
@@ -111,7 +110,7 @@ class Part:
 
     @property
     def _generates(self) -> bool:
-        return self.purpose is Purpose.GENERATED or self.task.kind is Kind.GENERATION
+        return self.purpose is Purpose.GENERATED or not self.task.kind.closed
 
     def blocks(self, size: int) -> list[tuple[int, ...]]:
         """Places of the rows that go together: of the same phrasing, and of like length."""
@@ -228,57 +227,37 @@ def parts_of(
     """
     if not rows:
         raise InputError(f"task {task.name!r} has no rows in this split")
-    if task.kind is Kind.GENERATION:
+    if not task.kind.closed:
         yield Part(task, Purpose.SCORES, rows, max_new_tokens=settings.max_new_tokens)
         return
-    choice = task.kind is Kind.MULTIPLE_CHOICE
     # A prior divides label by label, so the tail's sum is not enough for it.
     prior = settings.distribution and settings.calibration == "contextual"
-    unvisited = 0.0 if choice or prior else settings.wanted
+    unvisited = 0.0 if task.kind.exhaustive or prior else settings.wanted
     yield Part(task, Purpose.SCORES, rows, unvisited)
     if validation:
         yield Part(task, Purpose.VALIDATION, validation, unvisited)
         if settings.calibration == "contextual":
-            yield Part(task, Purpose.CONTENT_FREE, content_free(task, rows[0]))
-    if choice and settings.option_texts:
-        other = answered_by(task, "text" if task.answers == "letter" else "letter")
-        yield Part(other, Purpose.OTHER_WAY, [put_anew(other, row) for row in rows])
-    if choice and settings.permutations:
-        yield Part(task, Purpose.ROTATIONS, [r for row in rows for r in rotated(task, row)])
+            yield Part(task, Purpose.CONTENT_FREE, content_free(task))
+    for purpose, asked, others in task.kind.asked_otherwise(task, rows, settings):
+        yield Part(asked, Purpose(purpose), others)
     if settings.generate:
-        by_text = choice and task.answers == "text"
+        own = task.kind.own_responses(task)
         yield Part(
             task,
             Purpose.GENERATED,
             spread(rows, settings.generate),
-            max_new_tokens=settings.max_new_tokens if by_text else None,
+            max_new_tokens=settings.max_new_tokens if own else None,
         )
     if settings.baselines:
         yield Part(task, Purpose.BASELINES, rows, train=train)
 
 
-def rotated(task: Task, row: Row) -> list[Row]:
-    """A question in every cyclic order of its options, the order as given first."""
-    choices = row["choices"]
-    right = ord(row["answer"]) - ord("A")
-    return [
-        put_anew(
-            task,
-            row,
-            choices=[choices[option] for option in order],
-            label=letter(order.index(right)),
-        )
-        for order in cyclic_orders(len(choices)).tolist()
-    ]
-
-
-def content_free(task: Task, like: Row) -> list[Row]:
+def content_free(task: Task) -> list[Row]:
     """Rows that say nothing, in every phrasing of a task; gold labels mean nothing here."""
     rows = []
-    choices = ("N/A",) * len(task.labels) if task.kind is Kind.MULTIPLE_CHOICE else ()
     for template in task.templates:
         for i, text in enumerate(_CONTENT_FREE):
-            example = Example(f"content-free {i}", text, task.labels[0], choices)
+            example = task.kind.without_content(task, text)._replace(id=f"content-free {i}")
             row: Row = {
                 "messages": [
                     {"role": "user", "content": task.prompt(example, template)},
@@ -288,9 +267,9 @@ def content_free(task: Task, like: Row) -> list[Row]:
                 "id": example.id,
                 "template": template.name,
                 "text": text,
-                ("label" if "label" in like else "answer"): task.labels[0],
+                task.kind.gold_key: example.label,
             }
-            rows.append(row | ({"choices": choices} if choices else {}))
+            rows.append(row | ({"choices": example.choices} if example.choices else {}))
     return rows
 
 

@@ -12,7 +12,7 @@ from multitask.evaluation.calibrate import confidences
 from multitask.evaluation.parts import Prediction, Purpose
 from multitask.evaluation.results import Parts, parsed_answers
 from multitask.run import write_atomic
-from multitask.tasks import Kind, Task
+from multitask.tasks import Task
 
 # Labels of a row whose scores are kept: the highest.
 _MOST_SCORES = 100
@@ -42,7 +42,7 @@ def table_of(task: Task, parts: Parts, calibration: TaskCalibration | None) -> T
     other = nothing
     if Purpose.OTHER_WAY in parts:
         other = [p.predicted for p in parts[Purpose.OTHER_WAY].predictions]
-    closed = task.kind is not Kind.GENERATION
+    closed = task.kind.closed
     return Table(
         {
             "task": [task.name] * count,
@@ -80,7 +80,7 @@ def _free(
     task: Task, parts: Parts, predictions: Sequence[Prediction]
 ) -> tuple[list[Any], list[Any]]:
     """Free answers and the labels that they name, where there are any."""
-    if task.kind is Kind.GENERATION:
+    if not task.kind.closed:
         return [p.predicted for p in predictions], [None] * len(predictions)
     if Purpose.GENERATED not in parts:
         return [None] * len(predictions), [None] * len(predictions)

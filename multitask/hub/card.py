@@ -14,7 +14,7 @@ from multitask.hub.limits import limits
 from multitask.hub.prompts import PromptFormat, prompt_formats
 from multitask.metrics.kinds import METRICS
 from multitask.run import Run
-from multitask.tasks import Kind, Task
+from multitask.tasks import Task
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 
-_TASK_TYPES = {
-    Kind.CLASSIFICATION: "text-classification",
-    Kind.MULTIPLE_CHOICE: "multiple-choice",
-    Kind.GENERATION: "text-generation",
-}
 _TAG = re.compile(r"[^\w.-]+")
 _ESCAPED = {ord(character): f"&#{ord(character)};" for character in "\\`*_{}[]<>#|~&"}
 
@@ -166,7 +161,7 @@ def _result(
         "confidence_level": CONFIDENCE,
     }
     return EvalResult(
-        task_type=_TASK_TYPES[task.kind],
+        task_type=task.kind.hub_task,
         task_name=task.name,
         dataset_type=_dataset(given, task),
         dataset_name=task.name,

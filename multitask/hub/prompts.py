@@ -6,15 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multitask.tasks import Example, Kind, Task, letter
+from multitask.tasks import Task
 from multitask.tasks.task import task_record
 
 FILE_NAME = "tasks.json"
-
-_TEXT = "I ordered a card two weeks ago and it has not arrived."
-_QUESTION = "Where would you keep milk so that it stays fresh?"
-_OPTIONS = ("in the refrigerator", "on the radiator", "in the garden", "in a drawer", "on the roof")
-_REQUEST = "Say in one sentence what a bank card is for."
 
 
 @dataclass(frozen=True)
@@ -51,10 +46,9 @@ def prompt_formats(tasks: Sequence[Task]) -> list[PromptFormat]:
 
 
 def _format(task: Task) -> PromptFormat:
-    template, example = task.templates[0], _example(task)
+    template, example = task.templates[0], task.kind.specimen(task)
     # The texts of options differ from question to question, so they are no label set.
-    by_text = task.kind is Kind.MULTIPLE_CHOICE and task.answers == "text"
-    labels = () if by_text else task.candidates(example.choices)
+    labels = () if task.kind.own_responses(task) else task.candidates(example.choices)
     responses = [task.response_for(label, template, choices=example.choices) for label in labels]
     return PromptFormat(
         task=task.name,
@@ -65,16 +59,6 @@ def _format(task: Task) -> PromptFormat:
         labels=tuple(labels),
         responses=tuple(responses),
     )
-
-
-def _example(task: Task) -> Example:
-    if task.kind is Kind.MULTIPLE_CHOICE:
-        count = max(2, len(task.labels))
-        options = (*_OPTIONS, *(f"somewhere else ({letter(i)})" for i in range(count)))[:count]
-        return Example("example", _QUESTION, "A", options)
-    if task.kind is Kind.GENERATION:
-        return Example("example", _REQUEST, "")
-    return Example("example", _TEXT, task.labels[0])
 
 
 def tasks_record(tasks: Sequence[Task]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from multitask.errors import InputError, MultitaskError
 from multitask.run import Run, staged_folder
 from multitask.scoring.encode import Encoder, PairEncoder
 from multitask.scoring.model import LoadedModel
-from multitask.tasks import Kind, Task
+from multitask.tasks import Task
 
 PREFIX = "multitask_"
 """Names of the exported tasks begin so, since the harness knows a banking77 of its own."""
@@ -93,7 +93,7 @@ def export_lm_eval(
                 beyond += dropped
             (folder / _ROWS).write_bytes(b"".join(lines))
             content = yaml.safe_dump(_config(task, writer.end), sort_keys=False)
-            if task.kind is Kind.GENERATION:
+            if not task.kind.closed:
                 content += f"process_results: !function {_RULE.stem}.process_results\n"
                 (folder / _RULE).write_text(_rule(), encoding="utf-8")
             (folder / f"{task.name}.yaml").write_text(content, encoding="utf-8")
@@ -116,7 +116,7 @@ class _Texts:
         for row in rows:
             message = row["messages"][0]["content"]
             prompt = self._render([{"role": "user", "content": message}], open_answer=True)
-            if task.kind is Kind.GENERATION:
+            if not task.kind.closed:
                 self._answer(prompt, message, row["messages"][1]["content"])
                 dropped = self._encoder.encode(message, ("A",)).dropped
                 yield {"id": row["id"], "prompt": prompt, "gold": gold(row)}, dropped > 0
@@ -193,7 +193,7 @@ def _config(task: Task, end: str) -> dict[str, Any]:
         "dataset_kwargs": {"data_files": {"test": f"{task.name}/{_ROWS}"}},
         "metadata": {"version": 1},
     }
-    if task.kind is not Kind.GENERATION:
+    if task.kind.closed:
         metric = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
         return config | {
             "output_type": "multiple_choice",

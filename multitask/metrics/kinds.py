@@ -18,7 +18,7 @@ from multitask.metrics.parse import off_list_rate, parse_labels, parse_letter
 from multitask.metrics.probabilities import normalised, probability_metrics, top, top_k_accuracy
 from multitask.metrics.ranking import ranking_metrics
 from multitask.metrics.reliability import expected_calibration_error
-from multitask.tasks import Kind, letter
+from multitask.tasks import letter
 
 TOP_K = (3, 5)
 
@@ -69,13 +69,6 @@ METRICS: dict[str, Metric] = {
     "bleu": Metric("BLEU"),
 }
 """Every metric by its key in results.json, in the order of tables."""
-
-HEADLINE: dict[Kind, str] = {
-    Kind.CLASSIFICATION: "accuracy",
-    Kind.MULTIPLE_CHOICE: "accuracy",
-    Kind.GENERATION: "exact_match",
-}
-"""The metric that stands for a kind; the functions below give it first."""
 
 
 def classification_metrics(

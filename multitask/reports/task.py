@@ -14,6 +14,7 @@ from multitask.reports.sharing import SINGLE
 from multitask.reports.verdicts import HandOver, Opponent, hand_over, opponents
 from multitask.reports.verdicts import verdict as over_all
 from multitask.reports.words import BASELINES, findings
+from multitask.tasks import kind_named
 
 _WORST = 12
 
@@ -145,7 +146,7 @@ def task_report(
     against = opponents(name, results.get("comparisons", {}), BASELINES)
     verdict, verdict_class = over_all(against) if against else _verdict(systems)
     answers = read_answers(name, labels, rows.get(name, {}), directory)
-    choice, classes = task["kind"] == "multiple_choice", task["kind"] == "classification"
+    sections = kind_named(task["kind"]).sections
     per_label = _per_label(task.get("per_label", []))
     return TaskReport(
         name=name,
@@ -162,14 +163,16 @@ def task_report(
         mistakes=answers.mistakes(_WORST),
         predictions=answers.listed(_PREDICTIONS_SIZE // len(results["tasks"])),
         calibrated=answers.calibrated,
-        confusion=confusion(answers.gold, answers.predicted, labels) if classes else None,
+        confusion=confusion(answers.gold, answers.predicted, labels)
+        if "confusion" in sections
+        else None,
         per_label=per_label[:_MOST_LABELS],
         labels_left_out=max(0, len(per_label) - _MOST_LABELS),
         reliability=(
             task.get("reliability", []),
             None if answers.after is None else [asdict(found) for found in answers.after],
         ),
-        positions=answers.positions(labels) if choice else [],
+        positions=answers.positions(labels) if "positions" in sections else [],
     )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from multitask.data.render import Row, gold
 from multitask.errors import InputError
 from multitask.scoring.model import LoadedModel
 from multitask.scoring.scorer import MAX_NEW_TOKENS, Progress, Request, Scorer, Scores
-from multitask.tasks import Kind, Task
+from multitask.tasks import Task
 
 
 def score(
@@ -41,7 +40,7 @@ def score(
         MultitaskError: The model cannot score a row; it is named.
     """
     scorer, requests = Scorer(loaded), requests_of(task, rows)
-    if task.kind is Kind.GENERATION:
+    if not task.kind.closed:
         return scorer.generate(requests, max_new_tokens=max_new_tokens, progress=progress)
     return scorer.score(requests, max_residual=max_residual, progress=progress)
 
@@ -53,7 +52,7 @@ def requests_of(task: Task, rows: Sequence[Row]) -> list[Request]:
         InputError: A row has a phrasing that the task does not have.
     """
     templates = {template.name: template for template in task.templates}
-    by_text = task.kind is Kind.MULTIPLE_CHOICE and task.answers == "text"
+    by_text = task.kind.own_responses(task)
     shared: dict[tuple[str, int], tuple[str, ...]] = {}
     requests = []
     for row in rows:
@@ -100,11 +99,6 @@ def put_anew(task: Task, row: Row, *, choices: Sequence[str] | None = None, labe
         {"role": "user", "content": task.prompt(example, template)},
         {"role": "assistant", "content": task.response(example, template)},
     ]
-    key = "label" if "label" in row else "answer"
-    anew = {**row, "messages": messages, "text": example.text, key: example.label}
+    gold_of = {task.kind.gold_key: example.label}
+    anew = {**row, "messages": messages, "text": example.text, **gold_of}
     return anew | ({"choices": options} if options else {})
-
-
-def answered_by(task: Task, way: str) -> Task:
-    """The same multiple choice, answered by ``letter`` or by ``text``."""
-    return replace(task, answers="letter" if way == "letter" else "text")

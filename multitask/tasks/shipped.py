@@ -9,7 +9,7 @@ import yaml
 
 from multitask.errors import InputError
 from multitask.resources import resource_dir
-from multitask.tasks.task import Kind
+from multitask.tasks.kinds import Kind, kind_named
 from multitask.tasks.template import Template
 
 
@@ -21,7 +21,7 @@ def task_names() -> tuple[str, ...]:
 
 def shipped_kind(name: str) -> Kind:
     """The kind of a shipped task."""
-    return Kind(_content(name)["kind"])
+    return kind_named(_content(name)["kind"])
 
 
 def shipped_templates(name: str) -> tuple[Template, ...]:

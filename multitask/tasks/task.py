@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Literal
 
 from multitask.tasks.example import Example
-from multitask.tasks.sandbox import letter
+from multitask.tasks.kinds import Kind, kind_named
 from multitask.tasks.template import Template
 
-
-class Kind(StrEnum):
-    """What sort of answer a task wants."""
-
-    CLASSIFICATION = "classification"
-    MULTIPLE_CHOICE = "multiple_choice"
-    GENERATION = "generation"
-
-
 Answers = Literal["letter", "text"]
-
-# Variables of a prompt that differ from row to row; all others are the same for a whole task.
-ROW_FIELDS = ("text", "question", "prompt", "instruction", "input", "choices")
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,8 @@ class Task:
 
     def prompt(self, example: Example, template: Template) -> str:
         """The user's message for an example."""
-        return template.render_prompt(self.constants() | row_fields(example), row=example.id)
+        fields = self.constants() | self.kind.variables(example)
+        return template.render_prompt(fields, row=example.id)
 
     def response(self, example: Example, template: Template) -> str:
         """The assistant's message that gives the gold answer of an example."""
@@ -68,17 +56,13 @@ class Task:
         self, label: str, template: Template, *, choices: tuple[str, ...] = (), row: str = ""
     ) -> str:
         """The assistant's message that gives a label as the answer."""
-        answer = label
-        if self.kind is Kind.MULTIPLE_CHOICE and self.answers == "text" and choices:
-            answer = choices[ord(label) - ord("A")]
+        answer = self.kind.answer(self, label, choices)
         fields = {"label": label, "answer": answer, "response": label, "output": label}
         return template.render_response(fields, row=row)
 
     def candidates(self, choices: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """The labels that a row can have: of a multiple choice, one per option it has."""
-        if self.kind is Kind.MULTIPLE_CHOICE and choices:
-            return tuple(letter(i) for i in range(len(choices)))
-        return self.labels
+        """The labels that a row with these options can have."""
+        return self.kind.candidates(self, choices)
 
     def constants(self) -> dict[str, object]:
         """The variables of a prompt that are the same for every row."""
@@ -87,18 +71,6 @@ class Task:
             "list_labels": self.list_labels,
             "answers": self.answers,
         }
-
-
-def row_fields(example: Example) -> dict[str, object]:
-    """The variables of a prompt that an example gives."""
-    return {
-        "text": example.text,
-        "question": example.text,
-        "prompt": example.text,
-        "instruction": example.text,
-        "input": example.context,
-        "choices": example.choices,
-    }
 
 
 def task_record(task: Task) -> dict[str, Any]:
@@ -119,7 +91,7 @@ def task_from_record(name: str, record: Mapping[str, Any]) -> Task:
     """Put a task together again from :func:`task_record`."""
     return Task(
         name=name,
-        kind=Kind(record["kind"]),
+        kind=kind_named(record["kind"]),
         labels=tuple(record["labels"]),
         templates=tuple(Template(**template) for template in record["templates"]),
         list_labels=record["list_labels"],

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from multitask.data.mapping import mapped_adapter, option_letter
+from multitask.data.mapping import mapped_adapter
 from multitask.data.prepare import prepare
 from multitask.data.readers import Rejects, read_rows
 from multitask.data.sources import read_task
 from multitask.errors import InputError
 from multitask.spec import load_spec
 from multitask.task_spec import TaskSpec
+from multitask.tasks.kinds.multiple_choice import option_letter
 
 WriteSpec = Callable[..., Path]
 
@@ -232,7 +233,7 @@ def test_duplicate_ids_are_bad_rows(tmp_path: Path) -> None:
         ({"source": {"path": "nowhere.csv"}}, ["no such file", "nowhere.csv"]),
         ({"source": {}}, ["give one of `path`"]),
         ({"source": {"path": "x.csv", "revision": "y"}}, ["belong to `hub`"]),
-        ({"kind": "classify"}, ["tasks.0.kind", "'classify'"]),
+        ({"kind": "classify"}, ["tasks.0.kind", "did you mean 'classification'?", "'classify'"]),
         ({"nmae": "x"}, ["unknown key 'nmae'", "did you mean 'name'"]),
         ({"name": "banking77"}, ["is the name of a shipped task"]),
         ({"name": "a b"}, ["tasks.0.name"]),

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multitask.data.render import Renderer
-from multitask.tasks import Example, Kind, Task, Template
+from multitask.tasks import KINDS, Example, Task, Template
 
 PROMPTS = [
     "Class of:\n{{ text }}",
@@ -18,11 +18,11 @@ PROMPTS = [
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 
 
-def _task(kind: Kind = Kind.CLASSIFICATION) -> Task:
+def _task() -> Task:
     templates = tuple(
         Template(f"t{i} \"ä'", prompt, "{{ label }}!") for i, prompt in enumerate(PROMPTS)
     )
-    return Task('na"me', kind, ("a", "b\n"), templates)
+    return Task('na"me', KINDS["classification"], ("a", "b\n"), templates)
 
 
 @pytest.mark.parametrize("alpaca", [False, True])

@@ -18,11 +18,13 @@ from multitask.metrics.reliability import BINS
 from multitask.scoring.scorer import Scores
 from multitask.scoring.search import Search
 from multitask.scoring.trie import Forest, build_trie
-from multitask.tasks import Kind, Task, Template
+from multitask.tasks import KINDS, Task, Template
 
 WORDS = ["card", "cash", "top", "fee", "pin"]
 LABELS = [f"{a}_{b}_{c}" for a in WORDS for b in WORDS for c in WORDS][:77]
-TASK = Task("b", Kind.CLASSIFICATION, tuple(LABELS), (Template("t", "{{ text }}", "{{ label }}"),))
+TASK = Task(
+    "b", KINDS["classification"], tuple(LABELS), (Template("t", "{{ text }}", "{{ label }}"),)
+)
 ROWS = 400
 
 

@@ -16,13 +16,13 @@ from multitask.data.prepare import prepare
 from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.parts import rotated
 from multitask.evaluation.settings import Settings
 from multitask.reports.terminal import print_results
 from multitask.reports.write import write_report
 from multitask.run import Run
 from multitask.spec import Spec, load_spec
 from multitask.tasks import task_from_record
+from multitask.tasks.kinds.multiple_choice import rotated
 
 QUICK = Settings(baselines=False, generate=0)
 

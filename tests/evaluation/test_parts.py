@@ -19,12 +19,12 @@ from multitask.evaluation.parts import Part, Purpose, content_free, parts_of, sp
 from multitask.evaluation.settings import Settings
 from multitask.evaluation.world import World
 from multitask.run import Run
-from multitask.tasks import Kind, Task, Template, task_from_record
+from multitask.tasks import KINDS, Task, Template, task_from_record
 
 
 def _task() -> Task:
     template = Template("t", "{{ text }}", "{{ label }}")
-    return Task("x", Kind.CLASSIFICATION, ("a", "b"), (template,))
+    return Task("x", KINDS["classification"], ("a", "b"), (template,))
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=60), st.integers(1, 20))
@@ -70,7 +70,7 @@ def test_each_kind_has_its_parts(trained: Run) -> None:
 
 
 def test_content_free_rows_say_nothing_of_the_label() -> None:
-    rows = content_free(_task(), {"label": "a"})
+    rows = content_free(_task())
     assert [row["messages"][0]["content"] for row in rows] == ["N/A", "", "[MASK]"]
 
 

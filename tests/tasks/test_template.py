@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from multitask.errors import InputError
 from multitask.tasks import (
-    ROW_FIELDS,
+    KINDS,
     Example,
-    Kind,
     Task,
     Template,
     task_from_record,
@@ -43,7 +42,7 @@ def test_a_template_cannot_reach_the_interpreter() -> None:
 
 
 def _task(prompt: str, response: str = "{{ label }}") -> Task:
-    return Task("t", Kind.CLASSIFICATION, ("a", "b"), (Template("one", prompt, response),))
+    return Task("t", KINDS["classification"], ("a", "b"), (Template("one", prompt, response),))
 
 
 def test_the_response_gives_the_label() -> None:
@@ -57,7 +56,7 @@ def test_a_task_is_the_same_after_its_record() -> None:
 
 
 def test_a_row_has_as_many_candidates_as_options() -> None:
-    task = Task("t", Kind.MULTIPLE_CHOICE, tuple("ABCDE"), ())
+    task = Task("t", KINDS["multiple_choice"], tuple("ABCDE"), ())
     assert task.candidates(("x", "y")) == ("A", "B")
     assert _task("{{ text }}").candidates() == ("a", "b")
 
@@ -81,7 +80,8 @@ SLOW = [
 
 def _around(task: Task) -> list[str] | None:
     names = ("text", "question", "prompt", "instruction")
-    return task.templates[0].around_text(task.constants(), names, ROW_FIELDS)
+    fields = tuple(task.kind.variables(Example("", "", "")))
+    return task.templates[0].around_text(task.constants(), names, fields)
 
 
 @pytest.mark.parametrize("prompt", FAST)

@@ -1,0 +1,164 @@
+"""Classification: a text, and which of a task's classes it is of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multitask.errors import InputError
+from multitask.tasks.example import Example
+from multitask.tasks.kinds.base import NO_LABEL, Kind, RowReader
+
+if TYPE_CHECKING:
+    from multitask.evaluation.results import Parts
+    from multitask.metrics.estimate import Clusters, Estimate, Floats
+    from multitask.task_spec import TaskSpec
+    from multitask.tasks.task import Task
+
+# Pairs of labels that are taken for each other, the most frequent ones.
+_CONFUSIONS = 200
+
+
+class Classification(Kind):
+    """A text is of one of some classes."""
+
+    name = "classification"
+    columns = (("text", "label"),)
+    keys = frozenset({"labels", "positive_label"})
+    classes = True
+    hub_task = "text-classification"
+    sections = frozenset({"confusion"})
+
+    def reader(self, spec: TaskSpec, labels: Sequence[str] | None) -> RowReader:
+        """See :meth:`Kind.reader`."""
+        del spec
+        return ClassReader(labels)
+
+    def labels_of(
+        self, rows: Sequence[Example], spec: TaskSpec, path: Path, notes: list[str]
+    ) -> list[str] | None:
+        """See :meth:`Kind.labels_of`; warns of labels that differ in case alone."""
+        counts = Counter(example.label for example in rows)
+        if len(counts) == 1:
+            raise InputError(
+                f"every row of task {spec.name!r} has the label {next(iter(counts))!r}",
+                where=path,
+                fix="a classification needs at least two labels; is `columns.label` right?",
+            )
+        notes += alike(counts, spec, path)
+        return sorted(counts)
+
+    def metrics(
+        self,
+        task: Task,
+        gold: Sequence[str],
+        predicted: Sequence[str | None],
+        scores: Floats | None = None,
+        *,
+        parts: Parts | None = None,
+        clusters: Clusters | None = None,
+    ) -> dict[str, Estimate]:
+        """See :meth:`Kind.metrics`."""
+        from multitask.metrics.kinds import classification_metrics
+
+        del parts
+        return classification_metrics(
+            gold, predicted, task.labels, scores, positive=task.positive_label, clusters=clusters
+        )
+
+    def details(self, task: Task, parts: Parts) -> dict[str, Any]:
+        """Scores of each label, and pairs of labels that are taken for each other."""
+        from dataclasses import asdict
+
+        import numpy as np
+
+        from multitask.evaluation.calibrate import clusters_of
+        from multitask.evaluation.parts import Purpose
+        from multitask.metrics.per_label import confusion_matrix, per_label
+
+        predictions = parts[Purpose.SCORES].predictions
+        gold, predicted = [p.gold for p in predictions], [p.predicted for p in predictions]
+        found = per_label(gold, predicted, task.labels, clusters=clusters_of(predictions))
+        counts = confusion_matrix(gold, predicted, task.labels)
+        np.fill_diagonal(counts, 0)
+        pairs = sorted(zip(*np.nonzero(counts), strict=True), key=lambda p: (-counts[p], p))
+        return {
+            "per_label": [asdict(scores) for scores in found if scores.support or scores.predicted],
+            "confusions": [
+                {"gold": task.labels[g], "predicted": task.labels[p], "rows": int(counts[g, p])}
+                for g, p in pairs[:_CONFUSIONS]
+            ],
+        }
+
+
+def alike(counts: Counter[str], spec: TaskSpec, path: Path) -> list[str]:
+    """Warnings of labels that differ in case alone.
+
+    Raises:
+        InputError: Two labels look the same.
+    """
+    from multitask.data.fingerprint import normalised
+    from multitask.task_spec import looks_like
+
+    notes = []
+    seen: dict[str, str] = {}
+    for label in sorted(counts):
+        other = seen.setdefault(normalised(label), label)
+        if other == label:
+            continue
+        both = f"{other!a} ({counts[other]:,} rows) and {label!a} ({counts[label]:,} rows)"
+        if looks_like(other) == looks_like(label):
+            raise InputError(
+                f"the labels {both} of task {spec.name!r} look the same",
+                where=path,
+                fix="they differ in Unicode form or in invisible characters; make them one",
+            )
+        notes.append(f"the labels {both} differ in case or spaces alone, and are two classes")
+    return notes
+
+
+class ClassReader:
+    """Makes rows of a class, one by one or many at once."""
+
+    def __init__(self, labels: Sequence[str] | None) -> None:
+        """Take these labels alone; None: any."""
+        self._known = None if labels is None else set(labels)
+        # Labels are few and rows many: each spelling is looked at once, and rows share its text.
+        self._spellings: dict[str, str] = {}
+
+    def __call__(self, row_id: str, values: tuple[Any, ...]) -> Example | str:
+        """See :data:`RowReader`."""
+        text, label = values
+        if type(text) is not str or not text or text.isspace():
+            return "no text"
+        if type(label) is not str:
+            if label is None or isinstance(label, (list, dict, float)):
+                return NO_LABEL
+            label = str(label)
+        clean = self._spellings.get(label)
+        if clean is None:
+            clean = label.strip()
+            if not clean:
+                return NO_LABEL
+            if self._known is not None and clean not in self._known:
+                return f"the label is none of the declared ones: {clean[:80]!r}"
+            self._spellings[label] = clean
+        return Example(row_id, text, clean)
+
+    def many(
+        self, ids: Sequence[str], texts: Sequence[Any], labels: Sequence[Any]
+    ) -> list[Example] | None:
+        """The rows, when every text is one and every label's spelling is known or good."""
+        if set(map(type, texts)) != {str} or set(map(type, labels)) != {str}:
+            return None
+        if "" in texts or any(map(str.isspace, texts)):
+            return None
+        for label in set(labels) - self._spellings.keys():
+            if isinstance(self("", ("any", label)), str):
+                return None
+        clean = map(self._spellings.__getitem__, labels)
+        parts = zip(ids, texts, clean, repeat(()), repeat(""), strict=False)
+        return list(map(Example._make, parts))

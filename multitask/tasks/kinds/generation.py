@@ -1,0 +1,65 @@
+"""Generation: a prompt, and the text that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from multitask.tasks.example import Example
+from multitask.tasks.kinds.base import Kind, RowReader
+
+if TYPE_CHECKING:
+    from multitask.evaluation.results import Parts
+    from multitask.metrics.estimate import Clusters, Estimate, Floats
+    from multitask.task_spec import TaskSpec
+    from multitask.tasks.task import Task
+
+
+class Generation(Kind):
+    """A text is answered by a text."""
+
+    name = "generation"
+    columns = (
+        ("prompt", "response"),
+        ("instruction", "input", "output"),
+        ("instruction", "output"),
+    )
+    closed = False
+    headline = "exact_match"
+    hub_task = "text-generation"
+
+    def reader(self, spec: TaskSpec, labels: Sequence[str] | None) -> RowReader:
+        """See :meth:`Kind.reader`."""
+        del spec, labels
+        return _read
+
+    def specimen(self, task: Task) -> Example:
+        """See :meth:`Kind.specimen`."""
+        del task
+        return Example("example", "Say in one sentence what a bank card is for.", "")
+
+    def metrics(
+        self,
+        task: Task,
+        gold: Sequence[str],
+        predicted: Sequence[str | None],
+        scores: Floats | None = None,
+        *,
+        parts: Parts | None = None,
+        clusters: Clusters | None = None,
+    ) -> dict[str, Estimate]:
+        """See :meth:`Kind.metrics`."""
+        from multitask.metrics.kinds import generation_metrics
+
+        del task, scores, parts
+        return generation_metrics(gold, [text or "" for text in predicted], clusters=clusters)
+
+
+def _read(row_id: str, values: tuple[Any, ...]) -> Example | str:
+    prompt, response = values[0], values[-1]
+    context = values[1] if len(values) == 3 else ""
+    if not isinstance(prompt, str) or not prompt.strip():
+        return "no prompt"
+    if not isinstance(response, str) or not response.strip():
+        return "no response"
+    return Example(row_id, prompt, response, context=context if isinstance(context, str) else "")
