@@ -148,7 +148,7 @@ class Cluster:
 
     def wait(self) -> list[int]:
         """The exit codes."""
-        return [node.wait(900) for node in self.nodes]
+        return [node.wait(1800) for node in self.nodes]
 
     def kill(self, rank: int) -> None:
         """Take a machine away: all its processes at once."""
@@ -210,7 +210,7 @@ def test_a_killed_node_and_a_retry_end_like_an_undisturbed_run(clusters: list[Cl
         assert all(node.poll() is None for node in rough.nodes), rough.said()
         time.sleep(0.1)
     rough.kill(1)
-    assert rough.nodes[1].wait(30) != 0
+    assert rough.nodes[1].wait(120) != 0
     # dstack ends the other jobs of a task that lost one, then starts all of them anew
     # (server/background/pipeline_tasks/runs/active.py); RunPod takes away a cluster whole.
     rough.kill(0)

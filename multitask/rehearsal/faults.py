@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multitask.errors import InputError
+from multitask.run import Run
+from multitask.training.events import append_event
 
 VARIABLE = "MULTITASK_REHEARSAL_FAULTS"
 FOLDER_VARIABLE = "MULTITASK_REHEARSAL_FAULT_FOLDER"
@@ -126,7 +128,7 @@ def _hook(faults: Sequence[Fault], folder: Path, rank: int) -> None:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
             for fault in faults:
                 if fault.step == state.global_step:
-                    _happen(fault, folder, rank)
+                    _happen(fault, folder, rank, args, state)
 
     DEFAULT_CALLBACKS.append(AtStep)
     original = Trainer._save_optimizer_and_scheduler
@@ -134,18 +136,21 @@ def _hook(faults: Sequence[Fault], folder: Path, rank: int) -> None:
     def save(self: Any, output_dir: str) -> None:
         for fault in faults:
             if fault.step is None:
-                _happen(fault, folder, rank)
+                _happen(fault, folder, rank, self.args, self.state)
         original(self, output_dir)
 
     Trainer._save_optimizer_and_scheduler = save
 
 
-def _happen(fault: Fault, folder: Path, rank: int) -> None:
+def _happen(fault: Fault, folder: Path, rank: int, args: Any, state: Any) -> None:
     done = folder / f"{fault.name}-rank-{rank}"
     if done.exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     done.touch()
+    # The first rank may be ended before it has written that this step was trained.
+    run = Run(Path(args.output_dir).resolve().parent)
+    append_event(run.trainer_events, "fault", state, fault=fault.name, rank=rank)
     if fault.kind == "disk-full":
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (_LAST_BYTES, _LAST_BYTES))

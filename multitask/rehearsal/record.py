@@ -10,7 +10,7 @@ from multitask.run import Run
 
 
 def events(run: Run) -> Iterator[dict[str, Any]]:
-    """The plugin's events, in order; half a line of a killed process is left out."""
+    """The events of the plugin and of faults; half a line of a killed process is left out."""
     if not run.trainer_events.is_file():
         return
     with run.trainer_events.open(encoding="utf-8", errors="replace") as file:

@@ -18,8 +18,12 @@ def write_event(path: Path, event: str, state: Any, **more: Any) -> None:
         state: The trainer's state.
         more: Further keys of the line.
     """
-    if not state.is_world_process_zero:
-        return
+    if state.is_world_process_zero:
+        append_event(path, event, state, **more)
+
+
+def append_event(path: Path, event: str, state: Any, **more: Any) -> None:
+    """Append an event to a file, from any process; see :func:`write_event`."""
     line = {
         "event": event,
         "time": time.time(),

@@ -56,7 +56,7 @@ def start(
         text=True,
         cwd=Path(__file__).parents[2],
         env={k: v for k, v in os.environ.items() if k not in without} | environment,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout

@@ -60,7 +60,7 @@ class Container:
             env=self.environment(**more),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
 
     def calls(self, name: str) -> list[tuple[list[str], dict[str, str]]]:
@@ -107,7 +107,7 @@ def test_without_a_key_there_is_no_ssh(container: Container) -> None:
 
 
 def _await(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -142,7 +142,7 @@ def test_a_stopped_container_waits_for_the_checkpoint(container: Container) -> N
     )
     _await((container.root / "ready").exists)
     process.terminate()
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=120) == 130
 
 
 def test_a_limit_is_checked_first_and_guarded_with_the_job(container: Container) -> None:

@@ -93,10 +93,10 @@ def test_the_job_is_asked_to_save_first(
     url, handler = runpod
     monkeypatch.setattr(guard, "API", url)
     handler.statuses += [404]
-    job = subprocess.Popen(["sleep", "60"])
+    job = subprocess.Popen(["sleep", "600"])
     monkeypatch.setattr(sys, "argv", ["guard.py", str(job.pid)])
     guard.main()
-    assert job.wait(timeout=30) == -signal.SIGTERM
+    assert job.wait(timeout=120) == -signal.SIGTERM
 
 
 def test_a_container_that_restarts_gains_no_time(guard: ModuleType) -> None:

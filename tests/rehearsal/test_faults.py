@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,8 @@ from multitask.rehearsal.faults import (
     parse_fault,
     wanted,
 )
+from multitask.rehearsal.record import steps_lost
+from multitask.run import Run
 
 
 @pytest.mark.parametrize(
@@ -61,3 +67,33 @@ def test_a_fault_of_a_machine_is_done_once(tmp_path: Path) -> None:
     assert wanted([fault], tmp_path) == [fault]
     grant(fault, tmp_path)
     assert wanted([fault], tmp_path) == []
+
+
+_ENDS_A_STEP = """
+import sys
+from types import SimpleNamespace
+from transformers import TrainerState
+from transformers.trainer import DEFAULT_CALLBACKS
+from multitask.rehearsal.faults import install
+
+install()
+state = TrainerState(global_step=5, max_steps=6, is_world_process_zero=False)
+DEFAULT_CALLBACKS[-1]().on_step_end(SimpleNamespace(output_dir=sys.argv[1]), state, None)
+"""
+
+
+def test_a_killed_rank_has_said_its_step_though_the_first_rank_could_not(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    run = Run(tmp_path / "run")
+    run.logs.mkdir(parents=True)
+    told = [{"event": "start", "step": 0}, {"event": "log", "step": 4, "values": {"loss": 1}}]
+    run.trainer_events.write_text("".join(json.dumps(event) + "\n" for event in told))
+    ranks = {"RANK": "1", "LOCAL_RANK": "1", "GROUP_RANK": "0"}
+    asked = as_environment([Fault("kill", "rank", 1, 5)], tmp_path / "faults")
+    done = subprocess.run(
+        [sys.executable, "-c", _ENDS_A_STEP, str(run.model)], env=dict(os.environ) | ranks | asked
+    )
+    assert done.returncode == -signal.SIGKILL
+    with run.trainer_events.open("a") as file:
+        file.write('{"event": "start", "step": 4}\n')
+    assert steps_lost(run) == [1]

@@ -228,7 +228,7 @@ def test_the_real_torchrun_meets_at_the_first_node(tmp_path: Path) -> None:
         )
         for node in range(2)
     ]
-    outputs = [agent.communicate(timeout=240)[0] for agent in agents]
+    outputs = [agent.communicate(timeout=900)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], outputs
     (line,) = [x for x in outputs[0].splitlines() if x.startswith("RESULT")]
     ranks, arguments = json.loads(line.removeprefix("RESULT"))

@@ -36,7 +36,7 @@ def main(root: str, node: str, nodes: str, checkpoint: str) -> None:
     step = step_of(Path(checkpoint)) or 0 if checkpoint else 0
     state = SimpleNamespace(is_world_process_zero=node == "0", global_step=step, max_steps=STEPS)
     if fault and fault[0] == 0:
-        fail(fault[1])
+        fail(fault[1], run)
     write_event(run.trainer_events, "start", state)
     show_stacks_on_signal()
     progress = own_progress_file()
@@ -45,7 +45,7 @@ def main(root: str, node: str, nodes: str, checkpoint: str) -> None:
     while state.global_step < STEPS:
         # Before the barrier: else the others might save one more checkpoint, or not.
         if fault and state.global_step == fault[0]:
-            fail(fault[1])
+            fail(fault[1], run)
         meet(run, f"{number}-{state.global_step}", node, int(nodes))
         time.sleep(0.05)
         state.global_step += 1
@@ -62,7 +62,7 @@ def main(root: str, node: str, nodes: str, checkpoint: str) -> None:
             write_event(run.trainer_events, "stopped", state)
             return
     if fault and fault[0] == STEPS:
-        fail(fault[1])
+        fail(fault[1], run)
 
 
 def meet(run: Run, name: str, node: str, nodes: int) -> None:
@@ -81,7 +81,11 @@ def save(run: Run, step: int, nodes: int) -> None:
     write_marker(folder, Marker(step, time.time(), "plain", Inputs.of(run, nodes), files))
 
 
-def fail(how: str) -> None:
+def fail(how: str, run: Run) -> None:
+    if how == "until asked to stop":
+        while not stop_requested(run):
+            time.sleep(0.01)
+        return
     if how == "exit":
         sys.exit(3)
     if how == "kill":

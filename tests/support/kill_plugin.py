@@ -1,8 +1,8 @@
-"""An Axolotl plugin of the tests: kills the training once, at a named point.
+"""An Axolotl plugin of the tests: kills the training once, at a named point, or waits there.
 
 ``KILL_POINT`` names the point as ``WHERE@STEP`` or ``WHERE@STEP#RANK``; ``KILL_DONE`` is a file
 that is made before the kill, so that the restarted training lives. Points inside a write leave
-half of the file behind.
+half of the file behind. ``stop@STEP`` waits once, until the attempt is asked to stop.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from transformers import trainer as trainer_module
 
 from multitask.callbacks import checkpoints as callback
 from multitask.checkpoints import marker as marker_module
+from multitask.run import Run
+from multitask.training.attempts import stop_requested
 
 # WHERE -> the trainer's method, and the file that is cut where the kill comes in the middle.
 SAVES = {
@@ -40,7 +43,9 @@ class KillPlugin(BasePlugin):
         point, done = os.environ.get("KILL_POINT"), os.environ.get("KILL_DONE")
         if point and done and not Path(done).exists():
             name, when, step, rank = parse(point)
-            if rank == int(os.environ.get("RANK", "0")):
+            if name == "stop":
+                wait_for_a_stop(trainer, Path(cfg.output_dir), step, Path(done))
+            elif rank == int(os.environ.get("RANK", "0")):
                 arm(trainer, Path(cfg.output_dir), name, when, step, Path(done))
 
 
@@ -81,6 +86,16 @@ def arm(trainer: Any, output: Path, name: str, when: str, step: int, done: Path)
         wrap(trainer.model, "save_pretrained", ended.exists, "before", kill, kill)
     else:
         trainer.add_callback(Moment(f"on_{name}", at_step, kill))
+
+
+def wait_for_a_stop(trainer: Any, output: Path, step: int, done: Path) -> None:
+    def wait() -> None:
+        done.touch()
+        while not stop_requested(Run(output.resolve().parent)):
+            time.sleep(0.02)
+
+    here = lambda: trainer.state.global_step == step and not done.exists()  # noqa: E731
+    trainer.add_callback(Moment("on_step_begin", here, wait))
 
 
 def cut(path: Path) -> None:

@@ -35,7 +35,7 @@ def run_ranks(count: int, function: Callable[..., Any], *arguments: Any, folder:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(900)
         process.kill()
     answers = [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(count)]
     for error, _ in answers:

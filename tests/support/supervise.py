@@ -22,7 +22,7 @@ def main(root: str, node: str, nodes: str, options: str = "{}") -> int:
     def command(attempt: Attempt, checkpoint: Path | None, logs: Path) -> list[str]:
         return [sys.executable, str(FAKE), root, node, nodes, str(checkpoint or "")]
 
-    times = {"poll": 0.02, "beat": 0.1, "dead": 1.5, "backoff": 0.05, "patience": 20.0}
+    times = {"poll": 0.02, "beat": 0.1, "dead": 30.0, "backoff": 0.05, "patience": 120.0}
     supervisor = Supervisor(
         Run(Path(root)),
         command,

@@ -67,7 +67,7 @@ def start(run: Run) -> Iterator[Start]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Its exit code and all that it said."""
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     return process.returncode, output
 
 

@@ -23,7 +23,7 @@ def _finish_all(processes: list[Any]) -> tuple[list[int], list[str]]:
 
 
 def _await_step(run: Run, step: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while (newest := newest_complete(run.model)) is None or newest.step < step:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -69,6 +69,7 @@ def test_the_cause_is_named_on_every_node_when_all_give_up(run: Run, start: Star
 
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_signal_to_one_node_stops_all_at_the_same_step(run: Run, start: Start, node: int) -> None:
+    plan(run, attempt1={0: (4, "until asked to stop")})
     processes = [start(n, NODES) for n in range(NODES)]
     _await_step(run, 3)
     processes[node].send_signal(signal.SIGTERM)
@@ -87,7 +88,7 @@ def test_a_signal_is_heard_while_the_first_node_waits_for_the_others(
     plan(run, attempt1={2: (12, "hang")})
     processes = [start(n, NODES, stop=0.5) for n in range(NODES)]
     report = run.root / "attempts" / "1.node-0.json"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not report.is_file() or json.loads(report.read_text())["state"] != "done":
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -102,12 +103,12 @@ def test_a_node_that_dies_and_comes_back_joins_the_next_attempt(
     run: Run, start: Start, node: int
 ) -> None:
     """Its supervisor and its processes are gone at once, as when a machine is."""
+    plan(run, attempt1={node: (4, "hang")})
     processes = [start(n, NODES) for n in range(NODES)]
     _await_step(run, 3)
     processes[node].kill()
     processes[node].wait()
     end_processes("MULTITASK_RUN", f"{run.root.resolve()}:{node}", patience=0)
-    time.sleep(0.5)
     processes[node] = start(node, NODES, resume=True)
     codes, outputs = _finish_all(processes)
     assert codes == [0, 0, 0], outputs
@@ -116,7 +117,8 @@ def test_a_node_that_dies_and_comes_back_joins_the_next_attempt(
 
 
 def test_a_dead_node_is_noticed_and_waited_for(run: Run, start: Start) -> None:
-    processes = [start(n, NODES, patience=3.0) for n in range(NODES)]
+    plan(run, attempt1={2: (4, "hang")})
+    processes = [start(n, NODES, dead=4.0, patience=3.0) for n in range(NODES)]
     _await_step(run, 3)
     processes[2].kill()
     end_processes("MULTITASK_RUN", f"{run.root.resolve()}:2", patience=0)
@@ -149,7 +151,7 @@ def test_a_hang_on_one_node_ends_the_attempt_on_all_with_their_stacks(
     run: Run, start: Start
 ) -> None:
     plan(run, attempt1={1: (8, "hang")})
-    processes = [start(n, NODES, stall=1.5) for n in range(NODES)]
+    processes = [start(n, NODES, stall=4.0) for n in range(NODES)]
     for process in processes:
         code, output = finish(process)
         assert code == 0, output

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from multitask.checkpoints import newest_complete
 from multitask.run import Run
+from multitask.runners.axolotl import PLUGIN
 from multitask.runners.validate import axolotl_installed
-from tests.toy_run import SUPPORT, build_toy_run, events, losses, multitask, toy_environment
+from tests.toy_run import STEPS, SUPPORT, build_toy_run, events, losses, multitask, toy_environment
 
 pytestmark = [
     pytest.mark.train,
@@ -23,7 +25,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return build_toy_run(tmp_path_factory.mktemp("toy"), max_steps=80, save_steps=1000)
+    plugins = [PLUGIN, "kill_plugin.KillPlugin"]
+    return build_toy_run(tmp_path_factory.mktemp("toy"), plugins=plugins, save_steps=1000)
 
 
 def test_a_plugin_that_cannot_be_imported_ends_the_launch_before_its_first_step(
@@ -40,21 +43,24 @@ def test_a_plugin_that_cannot_be_imported_ends_the_launch_before_its_first_step(
     assert "train_runtime" not in log
 
 
-def test_sigterm_saves_and_stops_a_real_training_and_resume_goes_on(toy_run: Run) -> None:
+def test_sigterm_saves_and_stops_a_real_training_and_resume_goes_on(
+    toy_run: Run, tmp_path: Path
+) -> None:
     """Between two saves of its own: this run never saves by itself."""
+    waits = tmp_path / "waits"
     process = subprocess.Popen(
         [sys.executable, "-m", "multitask", "train", str(toy_run.root), "--resume"],
-        stderr=subprocess.PIPE, text=True, env=toy_environment(),
+        stderr=subprocess.PIPE, text=True,
+        env=toy_environment() | {"KILL_POINT": "stop@5", "KILL_DONE": str(waits)},
     )  # fmt: skip
-    deadline = time.monotonic() + 180
-    while not toy_run.trainer_events.exists() or len(losses(toy_run)) < 3:
-        assert time.monotonic() < deadline
+    while not waits.exists():
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, output = process.communicate(timeout=120)
+    _, output = process.communicate(timeout=600)
     newest = newest_complete(toy_run.model, contents=True)
     assert newest is not None
+    assert newest.step == 6
     assert process.returncode == 130
     assert f"stopped at step {newest.step}; {newest.path.name} is saved" in output
     assert events(toy_run)[-1]["event"] == "stopped"
@@ -62,5 +68,5 @@ def test_sigterm_saves_and_stops_a_real_training_and_resume_goes_on(toy_run: Run
     resumed = multitask("train", toy_run.root, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert [e["step"] for e in events(toy_run) if e["event"] == "start"] == [0, newest.step]
-    assert sorted(losses(toy_run)) == list(range(1, 81))
+    assert sorted(losses(toy_run)) == list(range(1, STEPS + 1))
     assert (toy_run.model / "model.safetensors").is_file()
