@@ -30,7 +30,8 @@ def main() -> None:
         sys.exit(1)
     number = int(code)
     if number < 0:  # ended by a signal: end the same way
-        signal.signal(-number, signal.SIG_DFL)
+        if number != -signal.SIGKILL:  # whose action cannot be set
+            signal.signal(-number, signal.SIG_DFL)
         os.kill(os.getpid(), -number)
     sys.exit(number)
 

@@ -37,6 +37,8 @@ def launch(arguments):
     if word == "interface":
         print(" ".join(sorted(os.listdir("/sys/class/net"))), os.readlink("/proc/self/ns/net"))
         return 0
+    if word == "die":
+        os.kill(os.getpid(), int(rest[0]))
     if os.fork() == 0:  # a rank
         time.sleep(600)
     time.sleep(600)
@@ -88,6 +90,11 @@ def _until(condition: Callable[[], bool]) -> bool:
 class TestFork:
     def test_its_exit_code_is_the_clients(self, tmp_path: Path) -> None:
         assert [_ask(tmp_path, "exit", code).wait() for code in "037"] == [0, 3, 7]
+
+    def test_its_signal_is_the_clients(self, tmp_path: Path) -> None:
+        numbers = [signal.SIGTERM, signal.SIGKILL, signal.SIGABRT]
+        ended = [_ask(tmp_path, "die", str(int(number))).wait() for number in numbers]
+        assert ended == [-number for number in numbers]
 
     def test_an_error_is_said_where_the_client_says_it(self, tmp_path: Path) -> None:
         client = _ask(tmp_path, "raise")

@@ -69,7 +69,7 @@ def test_the_cause_is_named_on_every_node_when_all_give_up(run: Run, start: Star
 
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_signal_to_one_node_stops_all_at_the_same_step(run: Run, start: Start, node: int) -> None:
-    plan(run, attempt1={0: (4, "until asked to stop")})
+    plan(run, attempt1={0: (3, "until asked to stop")})
     processes = [start(n, NODES) for n in range(NODES)]
     _await_step(run, 3)
     processes[node].send_signal(signal.SIGTERM)

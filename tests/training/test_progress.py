@@ -73,11 +73,11 @@ def test_nothing_is_judged_before_the_first_step_and_after_the_last(
     scene: Scene, phase: Phase
 ) -> None:
     scene.step(0, 1, phase)
-    assert scene.wait(100_000) is None
+    assert scene.wait(20_000) is None
 
 
 def test_a_training_that_says_nothing_is_left_alone(scene: Scene) -> None:
-    assert scene.wait(100_000) is None
+    assert scene.wait(20_000) is None
 
 
 def test_saves_and_evaluations_have_a_quarter_of_an_hour(scene: Scene) -> None:

@@ -102,14 +102,14 @@ def test_a_launch_without_the_plugin_ends_before_its_first_step(run: Run, start:
 def test_a_signal_saves_then_stops_and_the_next_start_goes_on(
     run: Run, start: Start, number: signal.Signals
 ) -> None:
-    plan(run, attempt1={0: (4, "until asked to stop")})
+    plan(run, attempt1={0: (3, "until asked to stop")})
     first = start()
     _await(lambda: _newest(run) == 3)
     first.send_signal(number)
     code, output = finish(first)
     assert code == 130
     step = _newest(run)
-    assert step == 5
+    assert step == 4
     assert f"stopped at step {step}; checkpoint-{step} is saved" in output
     assert finish(start(resume=True)) == (0, f"going on from checkpoint-{step}\n")
     assert _newest(run) == 12
