@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_va
 
 from multitask.errors import InputError, did_you_mean, naming, shown
 from multitask.files import file_name, read_mapping
+from multitask.resources import resource_dir
 from multitask.task_spec import (
     LeakageSpec,
     MixtureSpec,
@@ -214,6 +216,9 @@ def load_spec(path: str | Path) -> Spec:
         raise InputError("no such spec file", where=path, fix="write one with `multitask init`")
     content = read_mapping(path, what="a spec", fix="start with `model: ...` and `tasks: [...]`")
     _refuse_secrets(content, path)
+    for key in ("tasks", "general"):
+        if isinstance(content.get(key), list):
+            content[key] = [_from_file(entry, path) for entry in content[key]]
     try:
         spec = Spec.model_validate(content)
     except ValidationError as error:
@@ -221,6 +226,47 @@ def load_spec(path: str | Path) -> Spec:
     _check_tasks(spec, path)
     with naming(path):
         return _resolve_paths(spec, path)
+
+
+def _from_file(entry: Any, spec: Path) -> Any:
+    """An entry of ``tasks``, or the task in the YAML file that it names."""
+    if not isinstance(entry, str) or not entry.endswith((".yaml", ".yml")):
+        return entry
+    path = _local(entry, spec.resolve().parent, f"{spec}: key 'tasks'")
+    if not path.is_file():
+        raise InputError(
+            f"no such file of a task: {entry!r}", where=f"{spec}: key 'tasks'", fix="correct it"
+        )
+    return task_from_file(path)
+
+
+def task_from_file(path: Path) -> TaskSpec:
+    """Read a YAML file that declares one task; without ``name``, it is called as its file is.
+
+    Paths in it are taken relative to the file.
+
+    Raises:
+        InputError: The file cannot be read, or a key or value in it is wrong.
+    """
+    fix = "begin with `kind:`, `source:`, `columns:`"
+    return declared_task({"name": path.stem} | read_mapping(path, what="a task", fix=fix), path)
+
+
+def declared_task(content: dict[str, Any], path: Path) -> TaskSpec:
+    """The task that a mapping in a YAML file declares; raises as :func:`task_from_file`."""
+    _refuse_secrets({"tasks": content}, path)
+    try:
+        task = TaskSpec.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, path, content, root=TaskSpec) from None
+    with naming(path):
+        return resolve_task(task, path.resolve().parent)
+
+
+@cache
+def shipped_task(name: str) -> TaskSpec:
+    """The task ``templates/<name>.yaml``."""
+    return task_from_file(resource_dir("templates") / f"{name}.yaml")
 
 
 def _refuse_secrets(content: dict[str, Any], path: Path) -> None:
@@ -241,7 +287,13 @@ def _refuse_secrets(content: dict[str, Any], path: Path) -> None:
         )
 
 
-def _explain(error: ValidationError, path: Path, content: dict[str, Any]) -> InputError:
+def _explain(
+    error: ValidationError,
+    path: Path,
+    content: dict[str, Any],
+    *,
+    root: type[BaseModel] | None = None,
+) -> InputError:
     """Turn pydantic's first complaint into one message with file, key and remedy."""
     # An unknown key often is the misspelt form of a missing one: name it first.
     issues = sorted(error.errors(), key=lambda issue: issue["type"] != "extra_forbidden")
@@ -255,7 +307,7 @@ def _explain(error: ValidationError, path: Path, content: dict[str, Any]) -> Inp
         return InputError(
             f"unknown key {str(location[-1])!r}",
             where=path if len(location) == 1 else f"{path}: in '{key.rsplit('.', 1)[0]}'",
-            fix=did_you_mean(str(location[-1]), _keys_of(location[:-1])),
+            fix=did_you_mean(str(location[-1]), _keys_of(root or Spec, location[:-1])),
         )
     if issue["type"] == "missing":
         example = {"model": "meta-llama/Llama-3.1-8B-Instruct", "tasks": "[banking77]"}
@@ -285,16 +337,19 @@ def _place(location: tuple[int | str, ...], content: Any) -> tuple[int | str, ..
 
 
 def _other_branch(location: tuple[int | str, ...], content: dict[str, Any]) -> bool:
-    """Whether a complaint is about the form of a task that the user did not choose."""
+    """Whether a complaint is about a form of a value that the user did not choose."""
+    if location[-1] == "str":
+        value = _value_at(content, _place(location[:-1], content))
+        return isinstance(value, (list, dict))
     if len(location) < 3 or location[0] not in ("tasks", "general"):
         return False
     is_mapping = isinstance(_value_at(content, location[:2]), dict)
     return is_mapping == (location[2] == "str")
 
 
-def _keys_of(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the model at a location of the spec accepts."""
-    model: Any = Spec
+def _keys_of(root: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the model at a location of the spec, or of a task's file, accepts."""
+    model: Any = root
     for part in location:
         if isinstance(part, int):
             continue
@@ -380,8 +435,11 @@ def _resolve_paths(spec: Spec, path: Path) -> Spec:
     changes: dict[str, Any] = {}
     if spec.data_dir is not None:
         changes["data_dir"] = str(_local(spec.data_dir, base, "key 'data_dir'"))
-    changes["tasks"] = tuple(resolve_task(task, base) for task in spec.tasks)
-    changes["general"] = tuple(resolve_task(task, base) for task in spec.general)
+    for key in ("tasks", "general"):
+        tasks = getattr(spec, key)
+        changes[key] = tuple(
+            task if isinstance(task, str) else resolve_task(task, base) for task in tasks
+        )
     if spec.cluster.endswith((".yaml", ".yml")):
         changes["cluster"] = str(_local(spec.cluster, base, "key 'cluster'"))
     model = _resolve_model(spec.model, base, path)
@@ -408,11 +466,12 @@ def _local(value: str, base: Path, where: str) -> Path:
     return local
 
 
-def resolve_task(task: str | TaskSpec, base: Path) -> str | TaskSpec:
+def resolve_task(task: TaskSpec, base: Path) -> TaskSpec:
     """A task with the files of its source taken relative to a folder."""
-    if isinstance(task, str):
+    if task.source.hub is not None:  # whose files are names in a folder yet to be given
         return task
-    given = {key: getattr(task.source, key) for key in ("path", "train", "validation", "test")}
+    keys = ("path", "train", "validation", "test", "labels")
+    given = {key: getattr(task.source, key) for key in keys}
     local = {
         key: str(_local(value, base, f"task {task.name!r}: key 'source.{key}'"))
         for key, value in given.items()

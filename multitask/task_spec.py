@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -23,6 +24,8 @@ from multitask.tasks import KINDS, Kind, kind_named
 KindName = Annotated[Kind, PlainValidator(kind_named), PlainSerializer(str)]
 Positive = Annotated[float, Field(gt=0, le=1e9)]
 
+Split = Literal["train", "validation", "test"]
+
 MOST_ROWS = 10**9
 """Rows that no key may ask for more of: beyond what one machine prepares."""
 
@@ -39,26 +42,58 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class HubPlace(StrictModel):
+    """A dataset repository on the Hub.
+
+    Attributes:
+        repo: ``owner/name``, with CSV, JSON-lines or Parquet files.
+        revision: Commit, tag or branch; the manifest records the commit that was read.
+        config: Folder or configuration within the repository.
+    """
+
+    repo: str
+    revision: str = "main"
+    config: str | None = None
+
+    @property
+    def page(self) -> str:
+        """The page a person visits to read about it and to accept its conditions."""
+        return f"https://huggingface.co/datasets/{self.repo}"
+
+
 class SourceSpec(StrictModel):
-    """Where a user's own task comes from: one file, a file per split, or the Hub.
+    """Where a task comes from: one file, a file per split, or the Hub.
 
     Attributes:
         path: One file; it is divided into the three splits.
         train: File of the training rows; rows for a split without a file are taken from it.
         validation: File of the validation rows.
         test: File of the test rows; they stay test.
-        hub: A dataset repository ``owner/name`` with CSV, JSON-lines or Parquet files.
+        hub: A dataset repository ``owner/name``, or several, the preferred one first: the next
+            is taken where one is gone or has other row counts than ``rows``.
         config: Folder or configuration within the repository.
         revision: Commit, tag or branch; default ``main``, and the manifest records its commit.
+        files: Of a dataset on the Hub: each split's file in ``DIR/<task>/`` of ``--data-dir DIR``.
+            These splits must then be there, on the Hub as well. Default: found by the splits'
+            names, of which ``train`` must be there.
+        splits: Which of the dataset's splits is this task's train, validation and test; others
+            are left out. Default: those of the same names.
+        rows: Rows that each of the task's splits must have on the Hub, to tell versions apart.
+        labels: A JSON list of label names beside the task's files. Where it is there, these are
+            the labels, in the order of the task's ``labels`` if that has them.
     """
 
     path: str | None = None
     train: str | None = None
     validation: str | None = None
     test: str | None = None
-    hub: str | None = None
+    hub: str | Annotated[list[HubPlace], Field(min_length=1)] | None = None
     config: str | None = None
     revision: str | None = None
+    files: dict[Split, str] = {}
+    splits: dict[Split, Split] = {}
+    rows: dict[Split, Annotated[int, Field(ge=1, le=MOST_ROWS)]] = {}
+    labels: str | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> SourceSpec:
@@ -67,9 +102,54 @@ class SourceSpec(StrictModel):
             raise ValueError("give one of `path`, `train` (with `validation`, `test`) or `hub`")
         if self.hub is None and (self.config or self.revision):
             raise ValueError("`config` and `revision` belong to `hub`")
+        if isinstance(self.hub, list) and (self.config or self.revision):
+            raise ValueError("give each of several repositories its own `config` and `revision`")
+        if self.hub is None and (self.files or self.splits or self.rows):
+            raise ValueError("`files`, `splits` and `rows` belong to `hub`")
         if self.train is None and (self.validation or self.test):
             raise ValueError("`validation` and `test` need `train` beside them")
         return self
+
+    @model_validator(mode="after")
+    def _train_is_there(self) -> SourceSpec:
+        if self.splits and "train" not in self.splits:
+            raise ValueError("`splits` does not say which split is `train`")
+        needed: set[Split] = set(self.splits.values()) or {"train"}
+        if self.files and not needed <= self.files.keys():
+            missing = sorted(needed - self.files.keys())
+            raise ValueError(f"`files` names no file of the split {missing[0]!r}")
+        if self.labels_key in get_args(Split):
+            raise ValueError(f"`labels` is called as a split is: {self.labels!r}")
+        return self
+
+    @property
+    def labels_key(self) -> str:
+        """What the file of labels is called in the manifest; empty where there is none."""
+        return Path(self.labels).stem if self.labels else ""
+
+    @property
+    def places(self) -> tuple[HubPlace, ...]:
+        """The repositories on the Hub, the preferred one first."""
+        if isinstance(self.hub, str):
+            place = HubPlace(repo=self.hub, revision=self.revision or "main", config=self.config)
+            return (place,)
+        return tuple(self.hub or ())
+
+    @property
+    def required(self) -> tuple[Split, ...]:
+        """The dataset's splits that must be there."""
+        return tuple(self.splits.values()) or tuple(self.files) or ("train",)
+
+    @property
+    def optional(self) -> tuple[Split, ...]:
+        """The dataset's splits that are read where they are there."""
+        return () if self.splits or self.files else ("validation", "test")
+
+
+class AnyOf(StrictModel):
+    """A column that files of a task have under one name or another; the first found is read."""
+
+    any_of: Annotated[list[str], Field(min_length=1)]
 
 
 class TemplateSpec(StrictModel):
@@ -87,7 +167,7 @@ class TemplateSpec(StrictModel):
 
 
 class TaskSpec(StrictModel):
-    """A user's own task, with no Python.
+    """A task with no Python: a user's own, or one that ships with multitask.
 
     Attributes:
         name: The task's name: letters, digits, ``_``, ``-`` and ``.``; it begins with none of the
@@ -96,23 +176,29 @@ class TaskSpec(StrictModel):
         source: Where its rows are.
         columns: Column of each part; default: columns that have the part's own name.
             classification: text, label. multiple_choice: question, choices, answer (choices may
-            be a list of columns). generation: prompt, response, or instruction, input, output.
+            be a list of columns, and its cells lists of texts or lists called label and text).
+            generation: prompt, response, or instruction, input, output. ``{any_of: [a, b]}`` is
+            the first of these that a file has.
+        reader: A reader in Python for files that no mapping can describe; it knows its columns.
         labels: The label set in the order of the label ids; default: the labels found in train.
         positive_label: Of a classification with two labels, the one that ROC-AUC and PR-AUC look
             for; default: the rarer one of the rows that are evaluated.
         template: Name of a shipped task whose phrasings are used, own phrasing(s), or none for
             the generic ones.
-        max_bad_rows: How many unusable rows are left out before the task is refused.
+        options: Of a multiple choice, how many options every row has; default: any number.
+        max_bad_rows: How many unusable rows are left out before the task is refused, or ``any``.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(file_name)]
     kind: KindName
     source: SourceSpec
-    columns: dict[str, str | list[str]] = {}
+    columns: dict[str, str | list[str] | AnyOf] = {}
+    reader: Literal["text_claims"] | None = None
     labels: Annotated[list[str], Field(min_length=2)] | None = None
     positive_label: str | None = None
     template: str | TemplateSpec | list[TemplateSpec] | None = None
-    max_bad_rows: Annotated[int, Field(ge=0, le=MOST_ROWS)] = 0
+    options: Annotated[int, Field(ge=2, le=26)] | None = None
+    max_bad_rows: Annotated[int, Field(ge=0, le=MOST_ROWS)] | Literal["any"] = 0
 
     @field_validator("name")
     @classmethod
@@ -121,13 +207,18 @@ class TaskSpec(StrictModel):
             raise ValueError(f"the name {name!r} stands for all tasks together; take another")
         return name
 
+    @field_validator("labels", "options")
+    @classmethod
+    def _belongs_to_the_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind, key = info.data.get("kind"), str(info.field_name)
+        if value is not None and kind is not None and key not in kind.keys:
+            theirs = [f"a {other}" for other in KINDS.values() if key in other.keys]
+            raise ValueError(f"`{key}` belongs to {' or '.join(theirs)}, not to {kind}")
+        return value
+
     @field_validator("labels")
     @classmethod
-    def _are_classes(cls, labels: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        kind = info.data.get("kind")
-        if labels is not None and kind is not None and "labels" not in kind.keys:
-            theirs = [f"a {other}" for other in KINDS.values() if "labels" in other.keys]
-            raise ValueError(f"`labels` belongs to {' or '.join(theirs)}, not to {kind}")
+    def _are_classes(cls, labels: list[str] | None) -> list[str] | None:
         seen: dict[str, str] = {}
         for label in labels or ():
             if not label or label != label.strip():

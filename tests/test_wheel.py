@@ -31,7 +31,6 @@ def test_data_files_are_in_the_wheel(wheel: Path) -> None:
     for name in (
         "multitask/py.typed",
         "multitask/data/sample/banking77/train.csv",
-        "multitask/data/adapters/banking77_labels.txt",
         "multitask/reports/report.html.j2",
         "multitask/runners/axolotl_schema.json",
     ):

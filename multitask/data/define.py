@@ -1,46 +1,51 @@
-"""From an entry of a spec's ``tasks`` to its adapter and its definition."""
+"""From an entry of a spec's ``tasks`` to its definition."""
 
 from __future__ import annotations
 
-from multitask.data.adapters import Adapter, load_adapter
-from multitask.data.mapping import mapped_adapter
+from multitask.data.mapping import check_parts
 from multitask.data.scorable import require_distinct_responses
 from multitask.errors import InputError, did_you_mean
+from multitask.spec import shipped_task
 from multitask.task_spec import TaskSpec, TemplateSpec, TemplatesSpec
-from multitask.tasks import Task, Template, shipped_kind, shipped_templates, task_names
+from multitask.tasks import Task, Template, generic_templates, task_names
 
 # Where a spec does not say: this many labels are named in the prompt, more are left to training.
 _LISTED = 10
 
 
-def adapter_of(entry: str | TaskSpec) -> Adapter:
-    """The adapter of a shipped or a declared task."""
-    return load_adapter(entry) if isinstance(entry, str) else mapped_adapter(entry)
+def task_of(entry: str | TaskSpec) -> TaskSpec:
+    """The declaration behind an entry of ``tasks``.
+
+    Raises:
+        InputError: Its columns do not fit its kind.
+    """
+    task = shipped_task(entry) if isinstance(entry, str) else entry
+    check_parts(task)
+    return task
 
 
-def define_task(entry: str | TaskSpec, labels: tuple[str, ...], words: TemplatesSpec) -> Task:
+def define_task(declared: TaskSpec, labels: tuple[str, ...], words: TemplatesSpec) -> Task:
     """Put a task's definition together.
 
     Args:
-        entry: A shipped task's name, or a declared task.
+        declared: Its declaration.
         labels: The label space that its data gave.
         words: How the spec wants tasks worded.
 
     Raises:
         InputError: A template is wrong, or two labels get the same response.
     """
-    kind = shipped_kind(entry) if isinstance(entry, str) else entry.kind
     list_labels = words.list_labels
     if list_labels is None:
         list_labels = len(labels) <= _LISTED
     task = Task(
-        name=entry if isinstance(entry, str) else entry.name,
-        kind=kind,
+        name=declared.name,
+        kind=declared.kind,
         labels=labels,
-        templates=_templates(entry)[: words.phrasings],
+        templates=_templates(declared)[: words.phrasings],
         list_labels=list_labels,
         answers=words.answers,
-        positive_label=None if isinstance(entry, str) else entry.positive_label,
+        positive_label=declared.positive_label,
     )
     require_distinct_responses(task)
     if task.positive_label is not None:
@@ -70,25 +75,24 @@ def _require_two_labels(task: Task) -> None:
         )
 
 
-def _templates(entry: str | TaskSpec) -> tuple[Template, ...]:
-    if isinstance(entry, str):
-        return shipped_templates(entry)
-    template = entry.template
+def _templates(declared: TaskSpec) -> tuple[Template, ...]:
+    template = declared.template
     if template is None:
-        return shipped_templates(f"generic/{entry.kind}")
+        return generic_templates(declared.kind)
     if isinstance(template, str):
         if template not in task_names():
             raise InputError(
                 f"unknown template {template!r}",
-                where=f"task {entry.name!r}: key 'template'",
+                where=f"task {declared.name!r}: key 'template'",
                 fix=did_you_mean(template, task_names()),
             )
-        if shipped_kind(template) is not entry.kind:
+        shipped = shipped_task(template)
+        if shipped.kind is not declared.kind:
             raise InputError(
-                f"the template {template!r} is for {shipped_kind(template)}, not {entry.kind}",
-                where=f"task {entry.name!r}: key 'template'",
+                f"the template {template!r} is for {shipped.kind}, not {declared.kind}",
+                where=f"task {declared.name!r}: key 'template'",
             )
-        return shipped_templates(template)
+        return _templates(shipped)
     several = [template] if isinstance(template, TemplateSpec) else template
     names = [one.name for one in several]
     if len(set(names)) < len(names):

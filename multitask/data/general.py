@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 import orjson
-from pydantic import TypeAdapter, ValidationError
 
-from multitask.data.define import adapter_of, define_task
+from multitask.data.define import define_task, task_of
 from multitask.data.leakage import LeakageGate, Part, summary
 from multitask.data.render import Renderer, Row, gold, pick_templates
 from multitask.data.sources import read_task
@@ -26,7 +25,7 @@ from multitask.digests import sha256
 from multitask.errors import InputError
 from multitask.files import read_json, read_yaml, understood
 from multitask.run import Run, write_atomic
-from multitask.spec import Spec, check_task, name_of, resolve_task
+from multitask.spec import Spec, check_task, declared_task, name_of, task_from_file
 from multitask.task_spec import TaskSpec
 from multitask.tasks import Example, Task, task_from_record, task_names, task_record
 
@@ -82,20 +81,19 @@ def read_entries(values: Sequence[str]) -> list[Entry]:
 
 def _from_file(path: Path) -> list[Entry]:
     content = read_yaml(path)
-    several = content if isinstance(content, list) else [content]
-    try:
-        tasks = TypeAdapter(list[TaskSpec]).validate_python(several)
-    except ValidationError as error:
-        issue = error.errors()[0]
-        key = ".".join(str(part) for part in issue["loc"][1:]) or "the file"
+    if not isinstance(content, list):
+        tasks = [task_from_file(path)]
+    elif all(isinstance(one, dict) for one in content):
+        tasks = [declared_task(one, path) for one in content]
+    else:
         raise InputError(
-            f"holds no task: {key}: {issue['msg'].lower()}",
+            "holds no task",
             where=path,
             fix="write it as in `tasks` of a spec: {name, kind, source: {path: FILE}, ...}",
-        ) from None
+        )
     for task in tasks:
         check_task(task, str(path))
-    return [resolve_task(task, path.resolve().parent) for task in tasks]
+    return list(tasks)
 
 
 def write_general(
@@ -132,11 +130,11 @@ def write_general(
 
 
 def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) -> None:
-    adapter = adapter_of(entry)
+    declared = task_of(entry)
     source, data, rejects = read_task(
-        adapter, data_dir=Path(spec.data_dir) if spec.data_dir else None, sample=spec.sample
+        declared, data_dir=Path(spec.data_dir) if spec.data_dir else None, sample=spec.sample
     )
-    task = define_task(entry, data.labels, spec.templates)
+    task = define_task(declared, data.labels, spec.templates)
     split = next(name for name in _PREFERRED if data.splits.get(name))
     rows = {split: list(data.splits[split])}
     guard_cells(
@@ -147,18 +145,18 @@ def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) 
         task=task.name,
         where=source.location,
     )
-    part = Part(adapter.name, split, rows[split])
+    part = Part(declared.name, split, rows[split])
     gate = LeakageGate([part, *train], spec.leakage, seed=spec.seed)
     gate.compare([part], train)
     if not part.examples:
         raise InputError(
-            f"general task {adapter.name!r}: every row is also a training row",
+            f"general task {declared.name!r}: every row is also a training row",
             where=source.location,
         )
     numbers = pick_templates(part.keys, None, len(task.templates), seed=spec.seed)
     places = np.arange(len(part.examples)).tolist()
     lines = Renderer(task, alpaca=alpaca).lines(part.examples, numbers.tolist(), places)
-    rows_file, record_file = _files(run, adapter.name)
+    rows_file, record_file = _files(run, declared.name)
     write_atomic(rows_file, "".join(lines))
     record = {
         **task_record(task),

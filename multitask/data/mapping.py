@@ -1,57 +1,42 @@
-"""A user's own task: an adapter made from a mapping in the spec, with no Python."""
+"""From the files of a task to its rows, by the mapping that declares it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from multitask.data.adapters import Adapter, Files, HubDataset, TaskData
 from multitask.data.readers import Rejects, columns_of, select_blocks
 from multitask.errors import InputError, did_you_mean
-from multitask.task_spec import SourceSpec, TaskSpec
+from multitask.task_spec import AnyOf, Split, TaskSpec
 from multitask.tasks import Example
 from multitask.tasks.kinds.base import NO_LABEL, RowReader
 
+Files = Mapping[str, tuple[Path, ...]]
 
-def mapped_adapter(spec: TaskSpec) -> Adapter:
-    """Make the adapter of a declared task.
 
-    Args:
-        spec: The mapping; its paths are absolute.
+@dataclass(frozen=True)
+class TaskData:
+    """A dataset in the project's own terms.
+
+    Attributes:
+        labels: The closed label space, in the order of the label ids; empty for generation.
+        splits: Rows by split. ``train`` is always there; ``validation`` and ``test`` where the
+            dataset has labelled rows of its own for them.
+    """
+
+    labels: tuple[str, ...]
+    splits: Mapping[str, list[Example]]
+
+
+def check_parts(spec: TaskSpec) -> None:
+    """See that ``columns`` fit the kind of a task.
 
     Raises:
-        InputError: ``columns`` names a part that this kind of task does not have.
+        InputError: They do not.
     """
-    _check_parts(spec)
-    source = spec.source
-
-    def read(files: Files, rejects: Rejects) -> TaskData:
-        return _read(spec, files, rejects)
-
-    return Adapter(
-        name=spec.name,
-        hub=_hub(source),
-        files={} if source.hub else _paths(source),
-        read=read,
-        optional_splits=("validation", "test") if source.hub else (),
-        max_bad_rows=spec.max_bad_rows,
-    )
-
-
-def _hub(source: SourceSpec) -> tuple[HubDataset, ...]:
-    if source.hub is None:
-        return ()
-    return (HubDataset(source.hub, source.revision or "main", config=source.config),)
-
-
-def _paths(source: SourceSpec) -> dict[str, str]:
-    if source.path is not None:
-        return {"train": source.path}
-    named = {"train": source.train, "validation": source.validation, "test": source.test}
-    return {split: path for split, path in named.items() if path is not None}
-
-
-def _check_parts(spec: TaskSpec) -> None:
     known = {part for parts in spec.kind.columns for part in parts} | {"id"}
     for part, column in spec.columns.items():
         if part not in known:
@@ -64,28 +49,66 @@ def _check_parts(spec: TaskSpec) -> None:
             raise InputError(
                 "only `choices` may be a list of columns",
                 where=f"task {spec.name!r}: key 'columns.{part}'",
+                fix="for the first of several names that a file has, write {any_of: [a, b]}",
             )
 
 
-def _read(spec: TaskSpec, files: Files, rejects: Rejects) -> TaskData:
-    labels = spec.labels
+def read_mapped(spec: TaskSpec, files: Files, rejects: Rejects) -> TaskData:
+    """Read every split of a task.
+
+    Args:
+        spec: The task.
+        files: Files of each split of its dataset.
+        rejects: Told of what cannot be used.
+
+    Raises:
+        InputError: A file cannot be read, lacks a column, or gives no label space.
+    """
+    labels = _label_set(spec, files)
     splits: dict[str, list[Example]] = {}
-    for split in ("train", "validation", "test"):
-        if split not in files:
+    for split in get_args(Split):
+        place = spec.source.splits.get(split) if spec.source.splits else split
+        if place is None or place not in files:
             continue
         reader = spec.kind.reader(spec, labels)
         own = Rejects(limit=None, on_rows=rejects.on_rows, looked_at=rejects.looked_at)
-        rows = _examples(spec, split, files[split], reader, own)
+        rows = _examples(spec, split, files[place], reader, own)
         rejects.looked_at = own.looked_at
-        if spec.source.hub and split != "train" and not rows and set(own.reasons) == {NO_LABEL}:
+        is_extra = place in spec.source.optional and spec.source.hub is not None
+        if is_extra and not rows and set(own.reasons) == {NO_LABEL}:
             # As the test splits of benchmarks whose answers are kept back.
             rejects.notes.append(f"the {split} split has no labels, so it is left out")
             continue
         rejects.take(own)
         splits[split] = rows
         if split == "train" and labels is None:
-            labels = spec.kind.labels_of(rows, spec, files["train"][0], rejects.notes)
+            labels = spec.kind.labels_of(rows, spec, files[place][0], rejects.notes)
     return TaskData(labels=spec.kind.label_space(labels, splits), splits=splits)
+
+
+def _label_set(spec: TaskSpec, files: Files) -> list[str] | None:
+    """The labels that a task declares, or its file of labels; None where its rows say."""
+    key = spec.source.labels_key
+    if key not in files:
+        return spec.labels
+    (path,) = files[key]
+    try:
+        names = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"not a JSON list of labels ({error})", where=path) from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError("not a JSON list of labels", where=path, fix='write ["one", "two"]')
+    if spec.labels is None:
+        return names
+    places = {name: place for place, name in enumerate(spec.labels)}
+    for name in names:
+        if name not in places:
+            raise InputError(
+                f"the label {name[:80]!r} is none of task {spec.name!r}",
+                where=path,
+                fix=did_you_mean(name, spec.labels),
+            )
+    return sorted(set(names), key=places.__getitem__)
 
 
 def _examples(
@@ -106,6 +129,9 @@ def _examples(
             for row, values in zip(block.rows, zip(*block.columns, strict=True), strict=True):
                 row_id = f"{prefix}{row}"
                 if id_given:
+                    if values[0] is None or values[0] == "":
+                        rejects.add(path, row, "no id")
+                        continue
                     row_id, values = str(values[0]), values[1:]  # noqa: PLW2901
                     if row_id in seen:
                         rejects.add(path, row, "duplicate id", detail=repr(row_id[:80]))
@@ -124,8 +150,7 @@ def _columns(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:
     """The columns to read, in the order of the kind's parts, the id first where it is mapped."""
     known = columns_of(path)
     named: dict[str, list[str]] = {
-        part: column if isinstance(column, list) else [column]
-        for part, column in spec.columns.items()
+        part: _names(column, known) for part, column in spec.columns.items()
     }
     # A part that is named must be read: a form without it does not do, whatever the file has.
     wanted = named.keys() - {"id"}
@@ -151,3 +176,10 @@ def _columns(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:
                     fix=f"{did_you_mean(column, known)} Map it: columns: {{{part}: NAME}}",
                 )
     raise InputError(f"the columns {', '.join(known)} fit no form", where=path)
+
+
+def _names(column: str | list[str] | AnyOf, known: Sequence[str]) -> list[str]:
+    """The columns that a value of ``columns`` stands for in a file."""
+    if isinstance(column, AnyOf):
+        return [next((name for name in column.any_of if name in known), column.any_of[0])]
+    return column if isinstance(column, list) else [column]

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from multitask.data.adapters import Adapter
-from multitask.data.define import adapter_of, define_task
+from multitask.data.define import define_task, task_of
 from multitask.data.general import write_general
 from multitask.data.leakage import Leak, LeakageGate, Part, summary
 from multitask.data.manifest import manifest_record, plan_markdown
@@ -154,9 +153,9 @@ def prepare_tasks(
     tokenizer = load_tokenizer(spec, Path())
     special = token_pattern(tokenizer)
     for entry in spec.tasks:
-        adapter = adapter_of(entry)
-        report(f"reading {adapter.name}")
-        tasks.append(_read(entry, adapter, spec, special, progress))
+        declared = task_of(entry)
+        report(f"reading {declared.name}")
+        tasks.append(_read(declared, spec, special, progress))
     gate = _gate_and_split(tasks, spec, report)
     for prepared in tasks:
         for split, part in prepared.parts.items():
@@ -198,20 +197,19 @@ def uses_alpaca(spec: Spec, model: ModelInfo) -> bool:
 
 
 def _read(
-    entry: str | TaskSpec,
-    adapter: Adapter,
+    declared: TaskSpec,
     spec: Spec,
     special: re.Pattern[str],
     progress: Progress,
 ) -> PreparedTask:
     data_dir = Path(spec.data_dir) if spec.data_dir else None
     source, data, rejects = read_task(
-        adapter,
+        declared,
         data_dir=data_dir,
         sample=spec.sample,
-        on_rows=lambda rows: progress(f"reading {adapter.name}", rows, None),
+        on_rows=lambda rows: progress(f"reading {declared.name}", rows, None),
     )
-    task = define_task(entry, data.labels, spec.templates)
+    task = define_task(declared, data.labels, spec.templates)
     splits = dict(data.splits)
     found = guard_cells(
         splits,
@@ -221,7 +219,7 @@ def _read(
         task=task.name,
         where=source.location,
     )
-    parts = {split: Part(adapter.name, split, rows) for split, rows in splits.items()}
+    parts = {split: Part(declared.name, split, rows) for split, rows in splits.items()}
     read = {split: len(rows) for split, rows in splits.items()}
     return PreparedTask(task, source, rejects, parts, read, found)
 

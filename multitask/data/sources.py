@@ -1,7 +1,7 @@
 """Sources: where the files of a task come from, and the record of it.
 
 The order is: the embedded sample when asked for, the user's data folder, then each place on the
-Hub that the adapter knows. Files are fetched from the Hub as they are, by commit, and never a
+Hub that the task names. Files are fetched from the Hub as they are, by commit, and never a
 loading script, so no remote code is run.
 """
 
@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from multitask.data.adapters import Adapter, Files, HubDataset, TaskData
+from multitask.data import text_claims
+from multitask.data.mapping import Files, TaskData, read_mapped
 from multitask.data.readers import Rejects
 from multitask.digests import sha256
 from multitask.errors import InputError
+from multitask.task_spec import HubPlace, Split, TaskSpec
+
+# Readers in Python, for files that no mapping can describe.
+_READERS = {None: read_mapped, "text_claims": text_claims.read}
 
 SAMPLE_DIR = Path(__file__).with_name("sample")
 
@@ -58,7 +63,7 @@ class Source:
 
 
 def read_task(
-    adapter: Adapter,
+    task: TaskSpec,
     *,
     data_dir: Path | None,
     sample: bool,
@@ -67,7 +72,7 @@ def read_task(
     """Find a task's files and read them.
 
     Args:
-        adapter: The task's adapter.
+        task: The task; its paths are absolute.
         data_dir: Folder that may hold ``<task>/``; looked at before the Hub.
         sample: Take the embedded sample and nothing else.
         on_rows: Told how many rows were looked at, while they are read.
@@ -79,84 +84,98 @@ def read_task(
         InputError: A folder lacks a file, a file cannot be used, or no place on the Hub gives
             the dataset.
     """
-    local = local_source(adapter, data_dir=data_dir, sample=sample)
+    local = local_source(task, data_dir=data_dir, sample=sample)
     if local is not None:
-        return (local, *_read(adapter, local, on_rows))
-    return _read_from_hub(adapter, data_dir, on_rows)
+        return (local, *_read(task, local, on_rows))
+    return _read_from_hub(task, data_dir, on_rows)
 
 
 def _read(
-    adapter: Adapter, source: Source, on_rows: Callable[[int], None]
+    task: TaskSpec, source: Source, on_rows: Callable[[int], None]
 ) -> tuple[TaskData, Rejects]:
-    rejects = Rejects(limit=adapter.max_bad_rows, on_rows=on_rows)
-    data = adapter.read(source.files, rejects)
-    rejects.check(next(iter(source.files.values()))[0], adapter.name)
+    limit = None if task.max_bad_rows == "any" else task.max_bad_rows
+    rejects = Rejects(limit=limit, on_rows=on_rows)
+    data = _READERS[task.reader](task, source.files, rejects)
+    rejects.check(next(iter(source.files.values()))[0], task.name)
     for split, rows in data.splits.items():
         if not rows and split == "train":
             raise InputError(
-                f"no usable rows for training in task {adapter.name!r}", where=source.location
+                f"no usable rows for training in task {task.name!r}", where=source.location
             )
-    wrong = adapter.check(data)
-    if wrong:
-        raise InputError(wrong, where=source.location)
     return data, rejects
 
 
-def local_source(adapter: Adapter, *, data_dir: Path | None, sample: bool) -> Source | None:
+def local_source(task: TaskSpec, *, data_dir: Path | None, sample: bool) -> Source | None:
     """Find a task's files on this machine; None where they come from the Hub.
 
     Raises:
         InputError: A folder or a file that was named is missing.
     """
-    if sample and (SAMPLE_DIR / adapter.name).is_dir():
-        return _from_folder(adapter, SAMPLE_DIR / adapter.name, "sample")
-    if not adapter.hub:
-        return _from_folder(adapter, Path(), "directory")
+    if sample and (SAMPLE_DIR / task.name).is_dir():
+        return _from_folder(task, SAMPLE_DIR / task.name, "sample")
+    if not task.source.places:
+        return _own_files(task)
     if data_dir is not None:
         if not data_dir.is_dir():
             raise InputError("no such data folder", where=data_dir, fix="correct --data-dir")
-        if (data_dir / adapter.name).is_dir():
-            return _from_folder(adapter, data_dir / adapter.name, "directory")
+        if (data_dir / task.name).is_dir():
+            return _from_folder(task, data_dir / task.name, "directory")
     return None
 
 
-def _from_folder(adapter: Adapter, folder: Path, kind: str) -> Source:
-    missing = [name for name in adapter.files.values() if not (folder / name).is_file()]
-    if missing and not adapter.hub:
-        raise InputError(
-            f"task {adapter.name!r}: no such file", where=missing[0], fix="correct its `source`"
-        )
+def _own_files(task: TaskSpec) -> Source:
+    own = task.source
+    named = {"train": own.path or own.train, "validation": own.validation, "test": own.test}
+    if own.labels is not None:
+        named[own.labels_key] = own.labels
+    files = {key: (Path(name),) for key, name in named.items() if name is not None}
+    missing = [path for (path,) in files.values() if not path.is_file()]
     if missing:
         raise InputError(
-            f"task {adapter.name!r} needs {', '.join(missing)} here",
+            f"task {task.name!r}: no such file", where=missing[0], fix="correct its `source`"
+        )
+    return Source("directory", str(files["train"][0].parent), None, files)
+
+
+def _from_folder(task: TaskSpec, folder: Path, kind: str) -> Source:
+    """The files of a dataset on the Hub that lie in a folder instead."""
+    named = task.source.files
+    here = [path.name for path in folder.iterdir()]
+    files: dict[str, tuple[Path, ...]] = {}
+    for split in (*task.source.required, *task.source.optional):
+        name = named.get(split)
+        found = [name] if name in here else [] if name else split_files(here, split, None)
+        if found:
+            files[split] = tuple(folder / name for name in found)
+    gone = [split for split in task.source.required if split not in files]
+    missing = [named.get(split, f"a file of the split {split!r}") for split in gone]
+    if missing:
+        raise InputError(
+            f"task {task.name!r} needs {', '.join(missing)} here",
             where=folder,
             fix="put the file there, or remove the folder to use the Hub",
         )
-    files = {key: (folder / name,) for key, name in adapter.files.items()}
-    for key, name in adapter.optional_files.items():
-        if (folder / name).is_file():
-            files[key] = (folder / name,)
-    folder = next(iter(files.values()))[0].parent
+    if task.source.labels in here:
+        files[task.source.labels_key] = (folder / task.source.labels,)
     location = "embedded sample" if kind == "sample" else str(folder)
     return Source(kind=kind, location=location, revision=None, files=files)
 
 
 def _read_from_hub(
-    adapter: Adapter, data_dir: Path | None, on_rows: Callable[[int], None]
+    task: TaskSpec, data_dir: Path | None, on_rows: Callable[[int], None]
 ) -> tuple[Source, TaskData, Rejects]:
     tried: list[dict[str, str]] = []
     errors: list[InputError] = []
-    for place in adapter.hub:
-        # A shipped task knows its splits; another one may have any of the usual three.
-        required = list(adapter.files) or ["train"]
+    for place in task.source.places:
         try:
-            commit, files = download(place, required, optional=adapter.optional_splits)
+            splits = task.source.required
+            commit, files = download(place, splits, optional=task.source.optional)
             source = Source("hub", place.repo, commit, files, list(tried))
-            data, rejects = _read(adapter, source, on_rows)
-            _require_row_counts(place, data)
+            data, rejects = _read(task, source, on_rows)
+            _require_row_counts(place, data, task.source.rows)
         except HubUnreachableError as error:
             raise InputError(
-                f"task {adapter.name!r}: {error}\n  fix: {_offline_advice(adapter, data_dir)}"
+                f"task {task.name!r}: {error}\n  fix: {_offline_advice(task, data_dir)}"
             ) from None
         except InputError as error:
             errors.append(error)
@@ -164,11 +183,11 @@ def _read_from_hub(
             continue
         rejects.notes += [f"{t['location']} was not taken: {t['reason']}" for t in tried]
         return source, data, rejects
-    raise InputError(f"task {adapter.name!r}: {errors[0]}")
+    raise InputError(f"task {task.name!r}: {errors[0]}")
 
 
-def _require_row_counts(place: HubDataset, data: TaskData) -> None:
-    for split, expected in place.rows.items():
+def _require_row_counts(place: HubPlace, data: TaskData, rows: Mapping[Split, int]) -> None:
+    for split, expected in rows.items():
         found = len(data.splits.get(split, ()))
         if found != expected:
             raise InputError(
@@ -177,12 +196,12 @@ def _require_row_counts(place: HubDataset, data: TaskData) -> None:
             )
 
 
-def _offline_advice(adapter: Adapter, data_dir: Path | None) -> str:
-    if not adapter.files:
+def _offline_advice(task: TaskSpec, data_dir: Path | None) -> str:
+    if not task.source.files:
         return "connect, or download the data by hand and give its path in `source`"
     base = data_dir or Path("DIR")
     return (
-        f"put {', '.join(adapter.files.values())} into {base / adapter.name} and pass "
+        f"put {', '.join(task.source.files.values())} into {base / task.name} and pass "
         f"--data-dir {base}, or use the embedded sample with --sample"
     )
 
@@ -201,7 +220,7 @@ class HubUnreachableError(InputError):
 
 
 def download(
-    dataset: HubDataset, splits: Sequence[str], *, optional: Sequence[str]
+    dataset: HubPlace, splits: Sequence[str], *, optional: Sequence[str]
 ) -> tuple[str, Files]:
     """Fetch the files of a dataset's splits into the Hub's cache.
 
@@ -237,7 +256,7 @@ def download(
     return commit, files
 
 
-def check_readable(dataset: HubDataset) -> None:
+def check_readable(dataset: HubPlace) -> None:
     """Check that a dataset's files can be had; in offline mode, that a copy is in the cache.
 
     The Hub is asked once, since a user waits for the answer.
@@ -288,7 +307,7 @@ def split_of(name: str) -> str | None:
     return None
 
 
-def _listing(dataset: HubDataset) -> tuple[str, list[str]]:
+def _listing(dataset: HubPlace) -> tuple[str, list[str]]:
     from huggingface_hub import HfApi, constants
 
     if constants.is_offline_mode():
@@ -297,7 +316,7 @@ def _listing(dataset: HubDataset) -> tuple[str, list[str]]:
     return str(info.sha), [sibling.rfilename for sibling in info.siblings or []]
 
 
-def _cached_listing(dataset: HubDataset) -> tuple[str, list[str]]:
+def _cached_listing(dataset: HubPlace) -> tuple[str, list[str]]:
     """Commit and files of a copy in the Hub's cache; of a branch, the newest one."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
@@ -324,7 +343,7 @@ def _cached_listing(dataset: HubDataset) -> tuple[str, list[str]]:
     return copy.commit_hash, [str(f.file_path.relative_to(root)) for f in copy.files]
 
 
-def _fetch(dataset: HubDataset, name: str, commit: str) -> Path:
+def _fetch(dataset: HubPlace, name: str, commit: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     return Path(
@@ -335,7 +354,7 @@ def _fetch(dataset: HubDataset, name: str, commit: str) -> Path:
     )
 
 
-def _asking(dataset: HubDataset, ask: Callable[[], _T], *, tries: int = _RETRIES) -> _T:
+def _asking(dataset: HubPlace, ask: Callable[[], _T], *, tries: int = _RETRIES) -> _T:
     """Call the Hub; wait and repeat on what passes, explain what does not."""
     import httpx
     from huggingface_hub.errors import (
@@ -382,7 +401,7 @@ def _status(error: Exception) -> int:
     return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
 
 
-def _refusal(dataset: HubDataset, error: Exception) -> InputError:
+def _refusal(dataset: HubPlace, error: Exception) -> InputError:
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     status, page = _status(error), dataset.page

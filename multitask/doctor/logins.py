@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from multitask.data.adapters import Adapter, HubDataset
-from multitask.data.define import adapter_of
+from multitask.data.define import task_of
 from multitask.data.sources import HubUnreachableError, local_source
 from multitask.doctor.bounded import NoAnswerError, Pending
 from multitask.doctor.check import Check, State, ok, problem, refused, warning
 from multitask.doctor.subject import Subject
 from multitask.errors import InputError, MultitaskError
+from multitask.task_spec import HubPlace, TaskSpec
 
 GROUP = "logins and access"
 _LOGIN = "Hugging Face login"
@@ -45,7 +45,7 @@ class HubQuestions:
             from multitask.hub.access import check_readable
 
             self._readable = Pending(partial(check_readable, self._api, self._model), seconds)
-        self._datasets = [_Dataset(adapter, seconds) for adapter in _adapters(subject)]
+        self._datasets = [_Dataset(task, seconds) for task in _tasks(subject)]
 
     def model_is_here(self) -> bool:
         """Whether the base model's weights are on this machine."""
@@ -117,22 +117,22 @@ class HubQuestions:
 class _Dataset:
     """The places of a task's dataset, each being asked."""
 
-    adapter: Adapter
+    task: TaskSpec
     seconds: float
-    places: list[tuple[HubDataset, Pending[None]]] = field(init=False)
+    places: list[tuple[HubPlace, Pending[None]]] = field(init=False)
 
     def __post_init__(self) -> None:
         from multitask.data.sources import check_readable
 
         self.places = [
             (place, Pending(partial(check_readable, place), self.seconds))
-            for place in self.adapter.hub
+            for place in self.task.source.places
         ]
 
     def check(self, folder: Path | None, *, sample: bool) -> Check:
-        name = f"data of {self.adapter.name}"
+        name = f"data of {self.task.name}"
         try:
-            local = local_source(self.adapter, data_dir=folder, sample=sample)
+            local = local_source(self.task, data_dir=folder, sample=sample)
         except InputError as error:
             return refused(GROUP, name, error)
         if local is not None:
@@ -161,12 +161,12 @@ def _hub_model(subject: Subject) -> str | None:
     return None if (subject.folder / model / "config.json").is_file() else model
 
 
-def _adapters(subject: Subject) -> list[Adapter]:
-    """Adapters of the tasks whose data is yet to be read."""
+def _tasks(subject: Subject) -> list[TaskSpec]:
+    """The tasks whose data is yet to be read."""
     spec = subject.spec
     if spec is None or subject.run is not None:
         return []
-    return [adapter_of(entry) for entry in spec.tasks]
+    return [task_of(entry) for entry in spec.tasks]
 
 
 def weights_are_cached(model: str) -> bool:

@@ -3,7 +3,7 @@
 from multitask.tasks.example import Example
 from multitask.tasks.kinds import KINDS, Kind, kind_named
 from multitask.tasks.sandbox import letter
-from multitask.tasks.shipped import shipped_kind, shipped_templates, task_names
+from multitask.tasks.shipped import generic_templates, task_names
 from multitask.tasks.task import Task, task_from_record, task_record
 from multitask.tasks.template import Template
 
@@ -13,10 +13,9 @@ __all__ = [
     "Kind",
     "Task",
     "Template",
+    "generic_templates",
     "kind_named",
     "letter",
-    "shipped_kind",
-    "shipped_templates",
     "task_from_record",
     "task_names",
     "task_record",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from multitask.data.mapping import mapped_adapter
+from multitask.data.mapping import read_mapped
 from multitask.data.prepare import prepare
 from multitask.data.readers import Rejects, read_rows
 from multitask.data.sources import read_task
@@ -36,8 +36,8 @@ def _jsonl(path: Path, *rows: dict[str, object]) -> Path:
 
 
 def _examples(**task: Any) -> list[Any]:
-    adapter = mapped_adapter(TaskSpec.model_validate({"name": "t"} | task))
-    return list(read_task(adapter, data_dir=None, sample=False)[1].splits["train"])
+    declared = TaskSpec.model_validate({"name": "t"} | task)
+    return list(read_task(declared, data_dir=None, sample=False)[1].splits["train"])
 
 
 def test_classification_with_other_column_names(tmp_path: Path) -> None:
@@ -71,6 +71,14 @@ def test_numbers_as_labels_become_text(tmp_path: Path) -> None:
                 "question": "q?",
                 "choices": {"label": list("ABC"), "text": list("xyz")},
                 "answerKey": "B",
+            },
+        ),
+        (  # ARC numbers some of its options, from 1
+            {"answer": {"any_of": ["answerKey", "key"]}},
+            {
+                "question": "q?",
+                "choices": {"label": list("123"), "text": list("xyz")},
+                "key": "2",
             },
         ),
         (
@@ -285,8 +293,8 @@ def test_a_split_of_the_hub_without_labels_is_left_out(tmp_path: Path) -> None:
     test = _jsonl(tmp_path / "test.jsonl", *({"text": x, "label": None} for x in "ab"))
     content = {"name": "t", "kind": "classification", "source": {"hub": "owner/name"}}
     rejects = Rejects()
-    adapter = mapped_adapter(TaskSpec.model_validate(content))
-    data = adapter.read({"train": (train,), "test": (test,)}, rejects)
+    task = TaskSpec.model_validate(content)
+    data = read_mapped(task, {"train": (train,), "test": (test,)}, rejects)
     assert list(data.splits) == ["train"]
     assert rejects.count == 0
     assert rejects.notes == ["the test split has no labels, so it is left out"]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from multitask.data.sources import SAMPLE_DIR, split_files
+from multitask.spec import shipped_task
 from tests.hub_server import COMMIT, HubServer, hub_server
 
 CSV = "text,label\n" + "".join(f"a text number {i * 13},{'ab'[i % 2]}\n" for i in range(30))
@@ -152,9 +153,7 @@ def test_no_connection_says_what_to_do(tmp_path: Path, write_spec: WriteSpec) ->
 def _banking_parquet(rows: dict[str, int]) -> dict[str, bytes]:
     from datasets import ClassLabel, Dataset, Features, Value
 
-    from multitask.data.adapters.banking77 import LABELS_FILE
-
-    names = LABELS_FILE.read_text().split()
+    names = shipped_task("banking77").labels
     features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
     files = {}
     for split, count in rows.items():

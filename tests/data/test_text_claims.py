@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from multitask.data.adapters import load_adapter
-from multitask.data.adapters.text_claims import fold_label
 from multitask.data.sources import read_task
+from multitask.data.text_claims import fold_label
 from multitask.errors import InputError
+from multitask.spec import shipped_task
 
 C, N = "Claim", "Not a Claim"
 
@@ -120,7 +120,7 @@ def _folder(tmp_path: Path, content: bytes) -> Path:
 def test_a_dirty_file_is_read_as_far_as_it_can_be(tmp_path: Path, name: str) -> None:
     variant = VARIANTS[name]
     folder = _folder(tmp_path, variant.content)
-    _, data, rejects = read_task(load_adapter("text_claims"), data_dir=folder, sample=False)
+    _, data, rejects = read_task(shipped_task("text_claims"), data_dir=folder, sample=False)
     assert [(e.text, e.label) for e in data.splits["train"]] == variant.rows
     assert [(r["row"], r["reason"]) for r in rejects.listed] == variant.rejected
     assert bool(rejects.notes) == bool(variant.noted)
@@ -144,4 +144,4 @@ def test_a_file_that_cannot_be_used_is_refused(
 ) -> None:
     folder = _folder(tmp_path, content)
     with pytest.raises(InputError, match=expected):
-        read_task(load_adapter("text_claims"), data_dir=folder, sample=False)
+        read_task(shipped_task("text_claims"), data_dir=folder, sample=False)

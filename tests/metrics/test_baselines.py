@@ -53,10 +53,10 @@ def test_multiple_choice_answers_with_a_letter_of_its_options() -> None:
 
 def test_real_banking77_reference_value(real_data: Path) -> None:
     """TF-IDF + LR on all 10,003 rows is known to reach 89.4 % on the 3,080 test rows."""
-    from multitask.data.adapters import load_adapter
     from multitask.data.sources import read_task
+    from multitask.spec import shipped_task
 
-    _, data, _ = read_task(load_adapter("banking77"), data_dir=real_data, sample=False)
+    _, data, _ = read_task(shipped_task("banking77"), data_dir=real_data, sample=False)
     rows = {s: [{"text": e.text, "label": e.label} for e in es] for s, es in data.splits.items()}
     predicted = tfidf_logistic_regression(rows["train"], rows["test"])
     hits = sum(p == row["label"] for p, row in zip(predicted, rows["test"], strict=True))

@@ -32,6 +32,7 @@ class MultipleChoice(Kind):
     name = "multiple_choice"
     columns = (("question", "choices", "answer"),)
     list_columns = frozenset({"choices"})
+    keys = frozenset({"options"})
     exhaustive = True
     hub_task = "multiple-choice"
     sections = frozenset({"positions"})
@@ -47,14 +48,19 @@ class MultipleChoice(Kind):
             if not isinstance(question, str) or not question.strip():
                 return "no question"
             choices = values[1:-1] if count > 1 else values[1]
+            names: Sequence[Any] = ()
             if isinstance(choices, dict):  # as CommonsenseQA and ARC have it
-                choices = choices.get("text")
-            if not isinstance(choices, (list, tuple)) or not 2 <= len(choices) <= _MAX_OPTIONS:
-                return f"the options are no list of 2 to {_MAX_OPTIONS}"
-            texts = tuple("" if choice is None else str(choice).strip() for choice in choices)
-            if "" in texts:
+                names, choices = choices.get("label") or (), choices.get("text", ())
+            fault = _fault(choices, names, spec.options)
+            if fault is not None:
+                return fault
+            texts = tuple("" if choice is None else str(choice) for choice in choices or ())
+            if not all(map(str.strip, texts)):
                 return "an option is empty"
-            gold = option_letter(answer, texts)
+            if not names:
+                texts = tuple(map(str.strip, texts))
+            # The names may be numbers from 1, where a position is one from 0.
+            gold = letter(names.index(answer)) if answer in names else option_letter(answer, texts)
             if gold is None:
                 return f"the answer is no option: {str(answer)[:80]!r}"
             return Example(row_id, question, gold, texts)
@@ -187,6 +193,17 @@ class MultipleChoice(Kind):
             if list(row["choices"]).count(row["choices"][ord(row["answer"]) - ord("A")]) > 1
         ]
         return {"repeated_options": {"rows": len(repeated), "gold_rows": len(of_gold)}}
+
+
+def _fault(choices: object, names: object, count: int | None) -> str | None:
+    """What is wrong with a row's options."""
+    if not isinstance(choices, (list, tuple)) or not 2 <= len(choices) <= _MAX_OPTIONS:
+        return f"the options are no list of 2 to {_MAX_OPTIONS}"
+    if count is not None and len(choices) != count:
+        return f"{len(choices)} options, not {count}"
+    if not isinstance(names, (list, tuple)) or len(names) not in (0, len(choices)):
+        return "the options' lists `label` and `text` are not of one length"
+    return None
 
 
 def option_letter(answer: object, choices: Sequence[str]) -> str | None:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitask.data.adapters.base import Adapter, Files, HubDataset, TaskData
+from multitask.data.mapping import Files, TaskData
 from multitask.data.readers import Rejects
 from multitask.errors import InputError
+from multitask.task_spec import TaskSpec
 from multitask.tasks import Example
 
 CLAIM, NOT_CLAIM = "Claim", "Not a Claim"
@@ -57,7 +58,8 @@ class _Columns:
     width: int
 
 
-def _read(files: Files, rejects: Rejects) -> TaskData:
+def read(_task: TaskSpec, files: Files, rejects: Rejects) -> TaskData:
+    """Read the one file that there is; the labels are what :func:`fold_label` gives."""
     (path,) = files["train"]
     rows = list(csv.reader(io.StringIO(_decode(path, rejects), newline="")))
     header = [cell.strip() for cell in rows[0]] if rows else []
@@ -189,13 +191,3 @@ def _require_both(examples: list[Example], rows: int, path: Path) -> None:
             where=path,
             fix="fetch the file again, or leave the task out",
         )
-
-
-ADAPTER = Adapter(
-    name="text_claims",
-    # No commit of this repository could be verified; the manifest records the one that was read.
-    hub=(HubDataset("infinite-dataset-hub/TextClaimsDataset", "main"),),
-    files={"train": "data.csv"},
-    read=_read,
-    max_bad_rows=None,
-)
