@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from multitask.errors import did_you_mean
 from multitask.files import file_name
 from multitask.tasks import KINDS, Kind, kind_named
 
@@ -189,6 +190,8 @@ class TaskSpec(StrictModel):
         max_bad_rows: How many unusable rows are left out before the task is refused, or ``any``.
     """
 
+    model_config = ConfigDict(extra="allow")  # the kinds' own keys; others are refused below
+
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$"), AfterValidator(file_name)]
     kind: KindName
     source: SourceSpec
@@ -199,6 +202,31 @@ class TaskSpec(StrictModel):
     template: str | TemplateSpec | list[TemplateSpec] | None = None
     options: Annotated[int, Field(ge=2, le=26)] | None = None
     max_bad_rows: Annotated[int, Field(ge=0, le=MOST_ROWS)] | Literal["any"] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_all_keys(cls, given: Any) -> Any:
+        own = {key for kind in KINDS.values() for key in kind.own_keys}
+        for key in given if isinstance(given, dict) else ():
+            if key not in cls.model_fields and key not in own:
+                known = [*cls.model_fields, *own]
+                raise ValueError(f"unknown key {key!r}; {did_you_mean(str(key), known)}")
+        return given
+
+    @model_validator(mode="after")
+    def _own_keys_are_right(self) -> TaskSpec:
+        extra = self.__pydantic_extra__ or {}
+        for key, value in extra.items():
+            if key not in self.kind.own_keys:
+                theirs = next(kind for kind in KINDS.values() if key in kind.own_keys)
+                raise ValueError(f"`{key}` belongs to a {theirs}, not to {self.kind}")
+            extra[key] = self.kind.own_keys[key](value)
+        self.kind.declared_labels(self)
+        return self
+
+    def own(self, key: str) -> Any:
+        """The value of a key of the kind's own; None where it is not given."""
+        return (self.__pydantic_extra__ or {}).get(key)
 
     @field_validator("name")
     @classmethod

@@ -47,6 +47,7 @@ def define_task(declared: TaskSpec, labels: tuple[str, ...], words: TemplatesSpe
         answers=words.answers,
         positive_label=declared.positive_label,
     )
+    task = task.kind.define(task)
     require_distinct_responses(task)
     if task.positive_label is not None:
         _require_two_labels(task)

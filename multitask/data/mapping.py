@@ -70,7 +70,7 @@ def read_mapped(spec: TaskSpec, files: Files, rejects: Rejects) -> TaskData:
         place = spec.source.splits.get(split) if spec.source.splits else split
         if place is None or place not in files:
             continue
-        reader = spec.kind.reader(spec, labels)
+        reader = spec.kind.reader(spec, labels, files[place])
         own = Rejects(limit=None, on_rows=rejects.on_rows, looked_at=rejects.looked_at)
         rows = _examples(spec, split, files[place], reader, own)
         rejects.looked_at = own.looked_at
@@ -90,7 +90,7 @@ def _label_set(spec: TaskSpec, files: Files) -> list[str] | None:
     """The labels that a task declares, or its file of labels; None where its rows say."""
     key = spec.source.labels_key
     if key not in files:
-        return spec.labels
+        return spec.kind.declared_labels(spec)
     (path,) = files[key]
     try:
         names = json.loads(path.read_bytes())

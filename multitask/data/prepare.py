@@ -161,7 +161,7 @@ def prepare_tasks(
         for split, part in prepared.parts.items():
             official = split == "test" and "test" in prepared.read
             prepared.parts[split] = prepared.task.kind.arrange(
-                part, spec.templates, official=official, seed=spec.seed
+                prepared.task, part, spec.templates, official=official, seed=spec.seed
             )
     for prepared in tasks:
         held_out = {s: prepared.phrasings(s, seed=spec.seed) for s in ("validation", "test")}

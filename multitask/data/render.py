@@ -75,8 +75,7 @@ class Renderer:
                 "text": example.text,
                 gold_key: example.label,
             }
-            if example.choices:
-                row["choices"] = example.choices
+            row |= self.task.kind.row_fields(example)
             if self._alpaca:
                 row |= {"instruction": prompt, "input": "", "output": response}
             yield row

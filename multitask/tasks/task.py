@@ -25,6 +25,8 @@ class Task:
         templates: At least one phrasing.
         list_labels: Whether prompts name the labels to choose from.
         answers: Multiple choice is answered by the option's letter or by its text.
+        asked_labels: Labels of which each is asked for by itself, yes or no; none but of a kind
+            whose rows have several, where ``labels`` are the answers to that.
         positive_label: Of two classes, the one that is looked for; None: the rarer one.
     """
 
@@ -35,6 +37,7 @@ class Task:
     list_labels: bool = False
     answers: Answers = "letter"
     positive_label: str | None = None
+    asked_labels: tuple[str, ...] = ()
 
     def template(self, name: str) -> Template:
         """The phrasing of that name; KeyError when the task has none such."""
@@ -67,7 +70,7 @@ class Task:
     def constants(self) -> dict[str, object]:
         """The variables of a prompt that are the same for every row."""
         return {
-            "labels": self.labels,
+            "labels": self.asked_labels or self.labels,
             "list_labels": self.list_labels,
             "answers": self.answers,
         }
@@ -81,6 +84,7 @@ def task_record(task: Task) -> dict[str, Any]:
         "list_labels": task.list_labels,
         "answers": task.answers,
         "positive_label": task.positive_label,
+        **({"asked_labels": list(task.asked_labels)} if task.asked_labels else {}),
         "templates": [
             {"name": t.name, "prompt": t.prompt, "response": t.response} for t in task.templates
         ],
@@ -97,4 +101,5 @@ def task_from_record(name: str, record: Mapping[str, Any]) -> Task:
         list_labels=record["list_labels"],
         answers=record["answers"],
         positive_label=record["positive_label"],
+        asked_labels=tuple(record.get("asked_labels", ())),
     )

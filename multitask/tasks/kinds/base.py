@@ -37,7 +37,9 @@ class Kind:
         name: In specs, manifests and results.
         columns: The parts that a row is made of, one tuple for each form that a file can have.
         list_columns: Parts that several columns can stand for.
-        keys: Keys of a task's mapping that belong to this kind.
+        keys: Keys of a task's mapping that belong to this kind, and perhaps to others.
+        own_keys: Those that no other kind has, with what makes a value of what the user wrote and
+            raises ValueError where it cannot.
         closed: Whether a row's answer is one of a closed set that is scored, or a text that is
             generated.
         classes: Whether that set is the same for all rows: these are its classes, which splits
@@ -52,6 +54,7 @@ class Kind:
     columns: ClassVar[tuple[tuple[str, ...], ...]]
     list_columns: ClassVar[frozenset[str]] = frozenset()
     keys: ClassVar[frozenset[str]] = frozenset()
+    own_keys: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
     closed: ClassVar[bool] = True
     classes: ClassVar[bool] = False
     exhaustive: ClassVar[bool] = False
@@ -76,12 +79,26 @@ class Kind:
 
     # Reading
 
-    def reader(self, spec: TaskSpec, labels: Sequence[str] | None) -> RowReader:
-        """What makes rows of a file; with ``many(ids, *columns)``, many at once where it can.
+    def declared_labels(self, spec: TaskSpec) -> list[str] | None:
+        """The label space that a mapping gives; None where its rows do.
+
+        Raises:
+            ValueError: It lacks a key.
+        """
+        return spec.labels
+
+    def reader(
+        self, spec: TaskSpec, labels: Sequence[str] | None, paths: Sequence[Path]
+    ) -> RowReader:
+        """What makes rows of files; with ``many(ids, *columns)``, many at once where it can.
 
         Args:
             spec: The task's mapping.
             labels: Its label space, where it is known yet.
+            paths: The files.
+
+        Raises:
+            InputError: How a file is to be read cannot be known.
         """
         raise NotImplementedError
 
@@ -109,6 +126,10 @@ class Kind:
         del splits
         return tuple(labels or ())
 
+    def define(self, task: Task) -> Task:
+        """A task's definition with what this kind alone puts into it; ``labels`` are those read."""
+        return task
+
     # Wording
 
     def variables(self, example: Example) -> dict[str, object]:
@@ -121,6 +142,10 @@ class Kind:
             "input": example.context,
             "choices": example.choices,
         }
+
+    def row_fields(self, example: Example) -> dict[str, object]:
+        """What a row of data holds of an example besides its text and gold answer."""
+        return {"choices": example.choices} if example.choices else {}
 
     def answer(self, task: Task, label: str, choices: tuple[str, ...]) -> str:
         """The ``answer`` that a response can name, of a label of a row with these options."""
@@ -149,16 +174,19 @@ class Kind:
 
     # Preparing
 
-    def arrange(self, part: Part, words: TemplatesSpec, *, official: bool, seed: int) -> Part:
+    def arrange(
+        self, task: Task, part: Part, words: TemplatesSpec, *, official: bool, seed: int
+    ) -> Part:
         """Put the rows of a split into the form in which they are asked.
 
         Args:
+            task: The task.
             part: The rows, divided and without leaks.
             words: How the spec wants tasks worded.
             official: Whether the source itself says that these are test rows.
             seed: Seeds what is drawn.
         """
-        del words, official, seed
+        del task, words, official, seed
         return part
 
     def check_prompts(self, task: Task, rows: Sequence[Example], prompts: Sequence[str]) -> None:

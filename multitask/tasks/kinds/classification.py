@@ -32,9 +32,11 @@ class Classification(Kind):
     hub_task = "text-classification"
     sections = frozenset({"confusion"})
 
-    def reader(self, spec: TaskSpec, labels: Sequence[str] | None) -> RowReader:
+    def reader(
+        self, spec: TaskSpec, labels: Sequence[str] | None, paths: Sequence[Path]
+    ) -> RowReader:
         """See :meth:`Kind.reader`."""
-        del spec
+        del spec, paths
         return ClassReader(labels)
 
     def labels_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multitask.tasks.example import Example
@@ -28,9 +29,11 @@ class Generation(Kind):
     headline = "exact_match"
     hub_task = "text-generation"
 
-    def reader(self, spec: TaskSpec, labels: Sequence[str] | None) -> RowReader:
+    def reader(
+        self, spec: TaskSpec, labels: Sequence[str] | None, paths: Sequence[Path]
+    ) -> RowReader:
         """See :meth:`Kind.reader`."""
-        del spec, labels
+        del spec, labels, paths
         return _read
 
     def specimen(self, task: Task) -> Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multitask.errors import InputError
@@ -37,9 +38,11 @@ class MultipleChoice(Kind):
     hub_task = "multiple-choice"
     sections = frozenset({"positions"})
 
-    def reader(self, spec: TaskSpec, labels: Sequence[str] | None) -> RowReader:
+    def reader(
+        self, spec: TaskSpec, labels: Sequence[str] | None, paths: Sequence[Path]
+    ) -> RowReader:
         """See :meth:`Kind.reader`."""
-        del labels
+        del labels, paths
         several = spec.columns.get("choices")
         count = len(several) if isinstance(several, list) else 1
 
@@ -97,10 +100,13 @@ class MultipleChoice(Kind):
         """See :meth:`Kind.without_content`."""
         return Example("", text, task.labels[0], ("N/A",) * len(task.labels))
 
-    def arrange(self, part: Part, words: TemplatesSpec, *, official: bool, seed: int) -> Part:
+    def arrange(
+        self, task: Task, part: Part, words: TemplatesSpec, *, official: bool, seed: int
+    ) -> Part:
         """Move options as the spec says, except of official test rows, which stay comparable."""
         from multitask.data.options import shuffle_options
 
+        del task
         if words.shuffle_options and not official:
             part.examples = shuffle_options(part.examples, part.keys, seed=seed)
         return part
