@@ -25,10 +25,10 @@ import numpy as np
 import yaml
 
 from multitask.data.prepare import prepare_tasks
-from multitask.evaluation.calibrate import apply, fit, matrix, residual_mass
+from multitask.evaluation.calibrate import apply, fit, residual_mass, rows_of
 from multitask.evaluation.parts import Part, Prediction, Purpose
 from multitask.evaluation.settings import Settings
-from multitask.metrics.kinds import classification_metrics
+from multitask.metrics.registry import compute, metrics_of
 from multitask.scoring.batches import even_blocks
 from multitask.scoring.encode import Encoded, Encoder
 from multitask.scoring.model import LoadedModel, load_model
@@ -229,8 +229,7 @@ def moves(task: Task, quick: Sequence[Prediction], loaded: LoadedModel, rows: Ro
 
 def figures(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
     """Values and intervals of all metrics, and of the calibration of one half by the other."""
-    gold, best = [p.gold for p in predictions], [p.predicted for p in predictions]
-    metrics = classification_metrics(gold, best, task.labels, matrix(predictions, task.labels))
+    metrics = compute(rows_of(predictions, task.labels), metrics_of("classification"))
     half = len(predictions) // 2
     calibration = apply(fit(task, predictions[:half], (), Settings()), predictions[half:])
     sides = {s: calibration[s] for s in ("before", "after", "change")}

@@ -7,13 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from multitask.calibration import TaskCalibration, before_and_after, calibrate, fit_contextual
-from multitask.calibration.abstention import at_threshold
+from multitask.evaluation.calibration import (
+    TaskCalibration,
+    at_threshold,
+    before_and_after,
+    calibrate,
+    fit_contextual,
+)
 from multitask.evaluation.parts import Prediction
 from multitask.evaluation.settings import Settings
-from multitask.metrics.counts import gold_codes
-from multitask.metrics.estimate import Clusters, Estimate, Floats, if_repeated
-from multitask.metrics.probabilities import top
+from multitask.metrics.intervals import Floats, if_repeated
+from multitask.metrics.probability import top
+from multitask.metrics.registry import Predictions
 from multitask.tasks import Task
 
 
@@ -30,9 +35,17 @@ def residual_mass(predictions: Sequence[Prediction]) -> Floats:
     return np.array([p.residual_mass for p in predictions])
 
 
-def clusters_of(predictions: Sequence[Prediction]) -> Clusters | None:
-    """The items of rows, where rows repeat one (in several phrasings, say)."""
-    return if_repeated([p.id for p in predictions])
+def rows_of(
+    predictions: Sequence[Prediction], labels: Sequence[str], *, scored: bool = True
+) -> Predictions:
+    """All predictions of a task, as metrics take them; ``scored`` with log-probabilities."""
+    return Predictions(
+        gold=[p.gold for p in predictions],
+        predicted=[p.predicted for p in predictions],
+        labels=labels,
+        log_probs=matrix(predictions, labels) if scored else None,
+        items=if_repeated([p.id for p in predictions]),
+    )
 
 
 def fit(
@@ -52,12 +65,9 @@ def fit(
     prior = fit_contextual(matrix(content_free, task.labels)) if content_free else None
     return calibrate(
         task.name,
-        task.labels,
-        [p.gold for p in validation],
-        matrix(validation, task.labels),
+        rows_of(validation, task.labels),
         prior=prior,
         target=settings.target_precision,
-        clusters=clusters_of(validation),
     )
 
 
@@ -68,30 +78,18 @@ def apply(calibration: TaskCalibration, predictions: Sequence[Prediction]) -> di
         Method, temperature and threshold; metrics ``before`` and ``after`` with their ``change``;
         and ``answered``, the ``precision`` and ``coverage`` of the threshold.
     """
-    gold = [p.gold for p in predictions]
-    scores = matrix(predictions, calibration.labels)
-    clusters = clusters_of(predictions)
-    sides = before_and_after(
-        calibration.calibrator,
-        gold,
-        scores,
-        calibration.labels,
-        clusters=clusters,
-    )
-    best, confidence = top(calibration.calibrator.apply(scores))
-    correct = best == gold_codes(gold, calibration.labels)
+    rows = rows_of(predictions, calibration.labels)
+    sides = before_and_after(calibration.calibrator, rows)
+    best, confidence = top(calibration.calibrator.apply(rows.log_softmax))
     precision, coverage = at_threshold(
-        calibration.threshold, confidence, correct, clusters=clusters
+        calibration.threshold, confidence, best == rows.gold_codes, items=rows.items
     )
     record = calibration.model_dump(mode="json", exclude={"task", "labels", "log_prior"})
     for side, metrics in sides.items():
-        record[side] = {name: estimate.record() for name, estimate in metrics.items()}
-    record["answered"] = {"precision": _record(precision), "coverage": coverage.record()}
+        record[side] = {name: interval.record() for name, interval in metrics.items()}
+    answered = None if precision is None else precision.record()
+    record["answered"] = {"precision": answered, "coverage": coverage.record()}
     return record
-
-
-def _record(estimate: Estimate | None) -> dict[str, float] | None:
-    return None if estimate is None else estimate.record()
 
 
 def confidences(

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import eq
 from pathlib import Path
 from typing import Any, Literal
 
-from multitask.data.fingerprint import normalised
+import numpy as np
+
 from multitask.errors import InputError, did_you_mean
 from multitask.files import read_parquet
-from multitask.metrics.comparison import Comparison, compare, holm
-from multitask.metrics.estimate import Clusters, if_repeated
-from multitask.metrics.transfer import RecallChange, recall_changes
+from multitask.metrics.intervals import Bools, Items, if_repeated
+from multitask.metrics.paired import (
+    Comparison,
+    RecallChange,
+    compare,
+    compare_hits,
+    holm,
+    recall_changes,
+)
+from multitask.metrics.registry import Predictions
+from multitask.metrics.text import matches
 from multitask.run import Run
 from multitask.tasks import Task
-
-_RIGHT, _WRONG = "right", "wrong"
 
 Key = tuple[str, str]
 """A row: its id, and which one of that id it is."""
@@ -158,14 +166,14 @@ class Paired:
         gold: The right answers.
         one: The first system's.
         two: The second's.
-        clusters: The item of every row, where items have several.
+        items: The item of every row, where rows repeat one.
     """
 
     task: Task
     gold: list[str]
     one: list[str | None]
     two: list[str | None]
-    clusters: Clusters | None
+    items: Items | None
 
     @classmethod
     def of(cls, task: Task, mine: Answers, theirs: Answers, rows: Sequence[Key]) -> Paired:
@@ -178,45 +186,30 @@ class Paired:
             if_repeated([name for name, _ in rows]),
         )
 
-    def right(self, side: Sequence[str | None]) -> list[bool]:
+    def right(self, side: Sequence[str | None]) -> Bools:
         """Whether each answer is right; generated texts, by exact match."""
-        if not self.task.kind.closed:
-            return [_matches(g, p) for g, p in zip(self.gold, side, strict=True)]
-        return [g == p for g, p in zip(self.gold, side, strict=True)]
+        same = eq if self.task.kind.closed else matches
+        return np.array([same(g, p) for g, p in zip(self.gold, side, strict=True)], dtype=np.bool_)
 
     def compared(self, method: Literal["mid-p", "exact"]) -> Comparison:
         """Differences of the metrics, and the test."""
         if self.task.kind.closed:
-            return compare(
-                self.gold,
-                self.one,
-                self.two,
-                self.task.labels,
-                method=method,
-                clusters=self.clusters,
-            )
+            return compare(*self._rows(), method=method)
         # Right or wrong by exact match, for want of labels.
-        one, two = (
-            [_RIGHT if hit else _WRONG for hit in self.right(side)] for side in (self.one, self.two)
-        )
-        found = compare(
-            [_RIGHT] * len(self.gold),
-            one,
-            two,
-            [_RIGHT, _WRONG],
-            names=("accuracy",),
-            method=method,
-            clusters=self.clusters,
-        )
+        one, two = self.right(self.one), self.right(self.two)
+        found = compare_hits(one, two, method=method, items=self.items)
         return Comparison({"exact_match": found.differences["accuracy"]}, found.test)
 
     def recall_changes(self) -> list[RecallChange]:
         """Labels whose recall differs."""
-        return recall_changes(self.gold, self.one, self.two, clusters=self.clusters)
+        return recall_changes(*self._rows())
 
-
-def _matches(gold: str, predicted: str | None) -> bool:
-    return predicted is not None and normalised(predicted) == normalised(gold)
+    def _rows(self) -> tuple[Predictions, Predictions]:
+        one, two = (
+            Predictions(self.gold, side, self.task.labels, items=self.items)
+            for side in (self.one, self.two)
+        )
+        return one, two
 
 
 def _label(change: RecallChange) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multitask.calibration import TaskCalibration, save
-from multitask.calibration.record import FILE_NAME
 from multitask.data.render import gold
 from multitask.digests import write_digests
 from multitask.environment import environment
 from multitask.evaluation.calibrate import apply, fit
+from multitask.evaluation.calibration import FILE_NAME, TaskCalibration, save
 from multitask.evaluation.comparisons import Answers, common_rows, compare_all, read_answers
 from multitask.evaluation.inputs import Inputs
 from multitask.evaluation.models import same_model

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from multitask.data.render import Row, gold
 from multitask.errors import InputError
+from multitask.evaluation.baselines import majority, tfidf_logistic_regression
 from multitask.evaluation.settings import Settings
-from multitask.metrics.baselines import majority, tfidf_logistic_regression
-from multitask.metrics.kinds import TOP_K
+from multitask.metrics.probability import TOP_K
 from multitask.scoring.score import requests_of
 from multitask.scoring.scorer import Scorer, Scores
 from multitask.tasks import Task

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multitask.calibration import TaskCalibration
 from multitask.evaluation.calibrate import confidences
+from multitask.evaluation.calibration import TaskCalibration
 from multitask.evaluation.parts import Prediction, Purpose
 from multitask.evaluation.results import Parts, parsed_answers
 from multitask.run import write_atomic

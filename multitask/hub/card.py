@@ -12,7 +12,7 @@ from multitask.hub.evaluations import Evaluation
 from multitask.hub.licenses import check_license
 from multitask.hub.limits import limits
 from multitask.hub.prompts import PromptFormat, prompt_formats
-from multitask.metrics.kinds import METRICS
+from multitask.metrics import METRICS
 from multitask.run import Run
 from multitask.tasks import Task
 

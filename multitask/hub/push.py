@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multitask import __version__
-from multitask.calibration.record import FILE_NAME as CALIBRATION
 from multitask.checkpoints.consolidate import loaded_files
 from multitask.errors import InputError, MultitaskError
+from multitask.evaluation.calibration import FILE_NAME as CALIBRATION
 from multitask.evaluation.checkpoint import choose, consolidate
 from multitask.evaluation.models import base_model
 from multitask.files import read_json, read_mapping, read_text

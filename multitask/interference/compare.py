@@ -28,8 +28,7 @@ from multitask.interference.budget import (
     sequences_per_step,
     settings_that_differ,
 )
-from multitask.metrics.comparison import holm
-from multitask.metrics.transfer import PairedHits, relative_gain
+from multitask.metrics.paired import PairedHits, holm, relative_gain
 from multitask.run import Run, write_atomic
 from multitask.tasks import Task
 
@@ -300,7 +299,7 @@ def _compare(
 def _hits(task: Task, own: Mapping[str, Answers], other: Mapping[str, Answers]) -> PairedHits:
     ((_, rows),) = common_rows([task], own, other, task.name)
     pair = Paired.of(task, own[task.name], other[task.name], rows)
-    return PairedHits(pair.right(pair.one), pair.right(pair.two), pair.clusters)
+    return PairedHits(pair.right(pair.one), pair.right(pair.two), pair.items)
 
 
 def _budget(mine: Budget, theirs: Budget) -> dict[str, Any]:

@@ -1,6 +1,21 @@
-"""Metrics: pure functions of gold and predicted answers, and the baselines they stand beside."""
+"""Metrics: pure functions of predictions, in one registry that gives them their intervals."""
 
-from multitask.metrics.classification import accuracy, macro_f1
-from multitask.metrics.estimate import Estimate
+# The registry's order is that of tables.
+from multitask.metrics import classification, probability, choice, text  # noqa: I001
+from multitask.metrics.intervals import Confusion, Interval
+from multitask.metrics.registry import METRICS, Metric, Predictions, Statistic, compute, metric
 
-__all__ = ["Estimate", "accuracy", "macro_f1"]
+__all__ = [
+    "METRICS",
+    "Confusion",
+    "Interval",
+    "Metric",
+    "Predictions",
+    "Statistic",
+    "choice",
+    "classification",
+    "compute",
+    "metric",
+    "probability",
+    "text",
+]

@@ -12,13 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from multitask.calibration.record import FILE_NAME, TaskCalibration
-from multitask.calibration.record import load as load_calibrations
 from multitask.data.render import Row
+from multitask.evaluation.calibration import FILE_NAME, TaskCalibration
+from multitask.evaluation.calibration import load as load_calibrations
 from multitask.files import read_parquet
-from multitask.metrics.estimate import if_repeated
-from multitask.metrics.probabilities import normalised, score_matrix
-from multitask.metrics.reliability import ReliabilityBin, reliability_bins
+from multitask.metrics.intervals import if_repeated
+from multitask.metrics.probability import (
+    ReliabilityBin,
+    log_softmax,
+    reliability_bins,
+    score_matrix,
+)
 
 TEXT_LIMIT = 600
 """Characters of a row's text that are shown."""
@@ -188,7 +192,7 @@ def _top(
     )
     relative = np.array([records[i].get("unvisited") or 0.0 for i in scored])
     unvisited = relative / (1 + relative)
-    apply = calibration.calibrator.apply if calibration else normalised
+    apply = calibration.calibrator.apply if calibration else log_softmax
     probabilities = np.exp(apply(scores, unvisited))
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
     for place, i in enumerate(scored):
@@ -229,6 +233,6 @@ def _after(records: Sequence[Mapping[str, Any]]) -> list[ReliabilityBin] | None:
     kept = [record for record in records if record.get("confidence") is not None]
     if not kept:
         return None
-    clusters = if_repeated([record["id"] for record in kept])
+    items = if_repeated([record["id"] for record in kept])
     right = np.array([record["gold"] == record["predicted"] for record in kept])
-    return reliability_bins([record["confidence"] for record in kept], right, clusters=clusters)
+    return reliability_bins([record["confidence"] for record in kept], right, items)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from multitask.data.render import Row
-from multitask.metrics.kinds import METRICS
+from multitask.metrics import METRICS
 from multitask.reports.answers import Answer, Listing, read_answers
 from multitask.reports.confusion import Confusion, confusion
 from multitask.reports.sharing import SINGLE

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from multitask.metrics.kinds import METRICS
+from multitask.metrics import METRICS
 from multitask.reports.sharing import Forgetting, Pair, Sharing, forgetting, sharing
 from multitask.reports.words import findings, interval, number, p_value
 

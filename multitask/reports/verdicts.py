@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from multitask.metrics.kinds import METRICS
+from multitask.metrics import METRICS
 from multitask.reports.words import interval, number, p_value
 
 SIGNIFICANT = 0.05

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from multitask.metrics.kinds import METRICS
+from multitask.metrics import METRICS
 
 Estimate = Mapping[str, float]
 

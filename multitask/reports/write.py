@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from multitask.metrics.kinds import METRICS
+from multitask.metrics import METRICS
 from multitask.reports.charts import Charts
 from multitask.reports.content import ReportContent, gather
 from multitask.run import Run, write_atomic

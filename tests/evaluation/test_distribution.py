@@ -13,8 +13,7 @@ from multitask.evaluation.parts import Part, Purpose, records_of
 from multitask.evaluation.results import task_results
 from multitask.evaluation.settings import Settings
 from multitask.evaluation.work import Finished
-from multitask.metrics.kinds import TOP_K
-from multitask.metrics.reliability import BINS
+from multitask.metrics.probability import BINS, TOP_K
 from multitask.scoring.scorer import Scores
 from multitask.scoring.search import Search
 from multitask.scoring.trie import Forest, build_trie

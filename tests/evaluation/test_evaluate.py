@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from multitask.calibration import load as load_calibration
 from multitask.data.prepare import prepare
 from multitask.data.readers import read_rows
 from multitask.errors import InputError
+from multitask.evaluation.calibration import load as load_calibration
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.settings import Settings
 from multitask.reports.terminal import print_results

@@ -165,7 +165,7 @@ def _expected(run: Run, model: str) -> dict[str, tuple[str, float]]:
     """The same questions, answered by the package's own scorer and calibration."""
     import numpy as np
 
-    from multitask.calibration.record import load
+    from multitask.evaluation.calibration import load
     from multitask.hub.prompts import prompt_formats
     from multitask.scoring.model import load_model
     from multitask.scoring.plain import plain_score

@@ -18,7 +18,7 @@ import pytest
 from multitask.data.prepare import prepare
 from multitask.data.readers import read_rows
 from multitask.errors import InputError
-from multitask.metrics.kinds import METRICS
+from multitask.metrics import METRICS
 from multitask.reports.content import gather
 from multitask.reports.terminal import print_summary
 from multitask.reports.write import markdown_cell, write_report

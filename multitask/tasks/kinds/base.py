@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from multitask.data.mixture import Indices
     from multitask.evaluation.results import Parts
     from multitask.evaluation.settings import Settings
-    from multitask.metrics.estimate import Clusters, Estimate, Floats
+    from multitask.metrics.registry import Predictions
     from multitask.task_spec import TaskSpec, TemplatesSpec
     from multitask.tasks.task import Task
 
@@ -222,10 +222,10 @@ class Kind:
     def parse(self, task: Task, rows: Sequence[Row], texts: Sequence[str]) -> list[str | None]:
         """The label that each freely generated answer names; None: off-list.
 
-        By the rules of :mod:`multitask.metrics.parse`; a label is named by its whole response in
+        By the rules of :mod:`multitask.metrics.text`; a label is named by its whole response in
         the row's phrasing, or by itself.
         """
-        from multitask.metrics.parse import parse_labels
+        from multitask.metrics.text import parse_labels
 
         parsed: list[str | None] = []
         known: dict[str, tuple[tuple[str, ...], list[str]]] = {}
@@ -247,31 +247,20 @@ class Kind:
 
     # Measuring
 
-    def metrics(
-        self,
-        task: Task,
-        gold: Sequence[str],
-        predicted: Sequence[str | None],
-        scores: Floats | None = None,
-        *,
-        parts: Parts | None = None,
-        clusters: Clusters | None = None,
-    ) -> dict[str, Estimate]:
-        """Every metric, the headline first.
+    def measured(self, task: Task, parts: Parts, rows: Predictions) -> Predictions:
+        """All that metrics look at; those of a kind are in :mod:`multitask.metrics.registry`.
 
         Args:
             task: The task.
-            gold: Gold answers.
-            predicted: Answers.
-            scores: Log-likelihoods of shape (rows, labels); None: no metrics of probabilities.
-            parts: All that the model was asked, by purpose; None of a baseline.
-            clusters: The item of every row, where items have several.
+            parts: All that the model was asked, by purpose.
+            rows: Gold and predicted answers, with log-probabilities where they are wanted.
         """
-        raise NotImplementedError
-
-    def details(self, task: Task, parts: Parts) -> dict[str, Any]:
-        """What results.json says of such a task besides."""
         del task, parts
+        return rows
+
+    def details(self, task: Task, parts: Parts, rows: Predictions) -> dict[str, Any]:
+        """What results.json says of such a task besides; arguments as of :meth:`measured`."""
+        del task, parts, rows
         return {}
 
 

@@ -14,7 +14,7 @@ from multitask.tasks.kinds.base import NO_LABEL, Kind, RowReader
 
 if TYPE_CHECKING:
     from multitask.evaluation.results import Parts
-    from multitask.metrics.estimate import Clusters, Estimate, Floats
+    from multitask.metrics.registry import Predictions
     from multitask.task_spec import TaskSpec
     from multitask.tasks.task import Task
 
@@ -53,42 +53,21 @@ class Classification(Kind):
         notes += alike(counts, spec, path)
         return sorted(counts)
 
-    def metrics(
-        self,
-        task: Task,
-        gold: Sequence[str],
-        predicted: Sequence[str | None],
-        scores: Floats | None = None,
-        *,
-        parts: Parts | None = None,
-        clusters: Clusters | None = None,
-    ) -> dict[str, Estimate]:
-        """See :meth:`Kind.metrics`."""
-        from multitask.metrics.kinds import classification_metrics
-
-        del parts
-        return classification_metrics(
-            gold, predicted, task.labels, scores, positive=task.positive_label, clusters=clusters
-        )
-
-    def details(self, task: Task, parts: Parts) -> dict[str, Any]:
+    def details(self, task: Task, parts: Parts, rows: Predictions) -> dict[str, Any]:
         """Scores of each label, and pairs of labels that are taken for each other."""
         from dataclasses import asdict
 
         import numpy as np
 
-        from multitask.evaluation.calibrate import clusters_of
-        from multitask.evaluation.parts import Purpose
-        from multitask.metrics.per_label import confusion_matrix, per_label
+        from multitask.metrics.classification import confusion_matrix, per_label
 
-        predictions = parts[Purpose.SCORES].predictions
-        gold, predicted = [p.gold for p in predictions], [p.predicted for p in predictions]
-        found = per_label(gold, predicted, task.labels, clusters=clusters_of(predictions))
-        counts = confusion_matrix(gold, predicted, task.labels)
+        del parts
+        counts = confusion_matrix(rows)
         np.fill_diagonal(counts, 0)
         pairs = sorted(zip(*np.nonzero(counts), strict=True), key=lambda p: (-counts[p], p))
+        found = [scores for scores in per_label(rows) if scores.support or scores.predicted]
         return {
-            "per_label": [asdict(scores) for scores in found if scores.support or scores.predicted],
+            "per_label": [asdict(scores) for scores in found],
             "confusions": [
                 {"gold": task.labels[g], "predicted": task.labels[p], "rows": int(counts[g, p])}
                 for g, p in pairs[:_CONFUSIONS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from multitask.tasks.kinds.base import Kind, RowReader
 
 if TYPE_CHECKING:
     from multitask.evaluation.results import Parts
-    from multitask.metrics.estimate import Clusters, Estimate, Floats
+    from multitask.metrics.registry import Predictions
     from multitask.task_spec import TaskSpec
     from multitask.tasks.task import Task
 
@@ -41,21 +42,10 @@ class Generation(Kind):
         del task
         return Example("example", "Say in one sentence what a bank card is for.", "")
 
-    def metrics(
-        self,
-        task: Task,
-        gold: Sequence[str],
-        predicted: Sequence[str | None],
-        scores: Floats | None = None,
-        *,
-        parts: Parts | None = None,
-        clusters: Clusters | None = None,
-    ) -> dict[str, Estimate]:
-        """See :meth:`Kind.metrics`."""
-        from multitask.metrics.kinds import generation_metrics
-
-        del task, scores, parts
-        return generation_metrics(gold, [text or "" for text in predicted], clusters=clusters)
+    def measured(self, task: Task, parts: Parts, rows: Predictions) -> Predictions:
+        """See :meth:`Kind.measured`."""
+        del task, parts
+        return replace(rows, texts=rows.predicted)
 
 
 def _read(row_id: str, values: tuple[Any, ...]) -> Example | str:

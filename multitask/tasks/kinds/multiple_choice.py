@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from multitask.evaluation.results import Parts
     from multitask.evaluation.settings import Settings
     from multitask.evaluation.work import Finished
-    from multitask.metrics.estimate import Clusters, Estimate, Floats
-    from multitask.metrics.kinds import Rotations
+    from multitask.metrics.registry import Predictions
     from multitask.task_spec import TaskSpec, TemplatesSpec
     from multitask.tasks.task import Answers, Task
 
@@ -155,7 +154,7 @@ class MultipleChoice(Kind):
 
     def parse(self, task: Task, rows: Sequence[Row], texts: Sequence[str]) -> list[str | None]:
         """See :meth:`Kind.parse`."""
-        from multitask.metrics.parse import parse_letter
+        from multitask.metrics.text import parse_letter
 
         if task.answers == "text":
             return super().parse(task, rows, texts)
@@ -163,42 +162,36 @@ class MultipleChoice(Kind):
             parse_letter(text, len(row["choices"])) for row, text in zip(rows, texts, strict=True)
         ]
 
-    def metrics(
-        self,
-        task: Task,
-        gold: Sequence[str],
-        predicted: Sequence[str | None],
-        scores: Floats | None = None,
-        *,
-        parts: Parts | None = None,
-        clusters: Clusters | None = None,
-    ) -> dict[str, Estimate]:
-        """See :meth:`Kind.metrics`."""
+    def measured(self, task: Task, parts: Parts, rows: Predictions) -> Predictions:
+        """See :meth:`Kind.measured`; options by letter and by text, and in all cyclic orders."""
         from multitask.evaluation.parts import Purpose
-        from multitask.metrics.kinds import multiple_choice_metrics
 
-        parts = parts or {}
-        rotations = _rotations(parts[Purpose.ROTATIONS]) if Purpose.ROTATIONS in parts else None
-        found = multiple_choice_metrics(
-            gold, predicted, task.labels, scores, rotations=rotations, clusters=clusters
-        )
+        main = parts[Purpose.SCORES]
+        rows = replace(rows, choices=[row["choices"] for row in main.part.rows])
+        if Purpose.ROTATIONS in parts:
+            rows = replace(rows, rotated=_rotated(parts[Purpose.ROTATIONS]))
         if Purpose.OTHER_WAY in parts:
-            found |= _both_ways(task, parts)
-        return found
+            by_letter, by_text = main.predictions, parts[Purpose.OTHER_WAY].predictions
+            if task.answers == "text":
+                by_letter, by_text = by_text, by_letter
+            rows = replace(
+                rows,
+                by_letter=[p.predicted for p in by_letter],
+                text_scores=[p.log_probs.tolist() for p in by_text],
+            )
+        return rows
 
-    def details(self, task: Task, parts: Parts) -> dict[str, Any]:
+    def details(self, task: Task, parts: Parts, rows: Predictions) -> dict[str, Any]:
         """Questions that repeat an option's text, and those of them where gold's is repeated."""
-        from multitask.evaluation.parts import Purpose
-
-        del task
-        rows = parts[Purpose.SCORES].part.rows
-        repeated = [row for row in rows if len(set(row["choices"])) < len(row["choices"])]
-        of_gold = [
-            row
-            for row in repeated
-            if list(row["choices"]).count(row["choices"][ord(row["answer"]) - ord("A")]) > 1
+        del task, parts
+        asked = list(zip(rows.choices or (), rows.gold, strict=True))
+        repeated = [
+            (list(choices), gold) for choices, gold in asked if len(set(choices)) < len(choices)
         ]
-        return {"repeated_options": {"rows": len(repeated), "gold_rows": len(of_gold)}}
+        of_gold = sum(
+            choices.count(choices[ord(gold) - ord("A")]) > 1 for choices, gold in repeated
+        )
+        return {"repeated_options": {"rows": len(repeated), "gold_rows": of_gold}}
 
 
 def _fault(choices: object, names: object, count: int | None) -> str | None:
@@ -236,7 +229,7 @@ def answered_by(task: Task, way: Answers) -> Task:
 
 def rotated(task: Task, row: Row) -> list[Row]:
     """A question in every cyclic order of its options, the order as given first."""
-    from multitask.metrics.multiple_choice import cyclic_orders
+    from multitask.metrics.choice import cyclic_orders
     from multitask.scoring.score import put_anew
 
     choices = row["choices"]
@@ -273,36 +266,13 @@ def _check_options(task: Task, number: int, example: Example) -> None:
     )
 
 
-def _both_ways(task: Task, parts: Parts) -> dict[str, Estimate]:
-    """Accuracy by letter, by text, and by text per character."""
-    from multitask.evaluation.calibrate import clusters_of
-    from multitask.evaluation.parts import Purpose
-    from multitask.metrics.kinds import option_metrics
-
-    by_letter, by_text = parts[Purpose.SCORES], parts[Purpose.OTHER_WAY]
-    if task.answers == "text":
-        by_letter, by_text = by_text, by_letter
-    asked = by_text.predictions
-    return option_metrics(
-        [p.gold for p in asked],
-        [p.predicted for p in by_letter.predictions],
-        [p.log_probs.tolist() for p in asked],
-        [row["choices"] for row in by_text.part.rows],
-        clusters=clusters_of(asked),
-    )
-
-
-def _rotations(part: Finished) -> Rotations:
-    from multitask.metrics.kinds import Rotations
-
+def _rotated(part: Finished) -> list[list[list[float]]]:
+    """Log-scores of positions, question by question: (rotations, positions)."""
     predictions, rows = part.predictions, part.part.rows
-    scores, gold, contents = [], [], []
+    scores = []
     place = 0
     while place < len(rows):
         count = len(rows[place]["choices"])
-        asked = predictions[place : place + count]
-        scores.append([p.log_probs.tolist() for p in asked])
-        gold.append(ord(asked[0].gold) - ord("A"))
-        contents.append(list(rows[place]["choices"]))
+        scores.append([p.log_probs.tolist() for p in predictions[place : place + count]])
         place += count
-    return Rotations(scores, gold, contents)
+    return scores

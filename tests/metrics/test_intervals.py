@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from multitask.metrics.estimate import (
+from multitask.metrics.intervals import (
     RESAMPLES,
-    Estimate,
     Groups,
+    Interval,
+    Items,
     bootstrap,
+    cells,
     distance,
-    mean,
     means,
     resamples,
     share,
@@ -25,16 +27,22 @@ from multitask.metrics.estimate import (
 _REPEATS = 300
 
 
-def _covered(truth: float, estimate_of: Callable[[np.random.Generator], Estimate]) -> float:
+def _mean(values: object, items: Items | None = None) -> Interval:
+    column = np.asarray(values, dtype=float)
+    return bootstrap(means({"mean": column}), len(column), items)["mean"]
+
+
+def _covered(truth: float, interval_of: Callable[[np.random.Generator], Interval]) -> float:
     rng = np.random.default_rng(0)
-    estimates = [estimate_of(rng) for _ in range(_REPEATS)]
-    return float(np.mean([e.low <= truth <= e.high for e in estimates]))
+    found = [interval_of(rng) for _ in range(_REPEATS)]
+    return float(np.mean([e.low <= truth <= e.high for e in found]))
 
 
-def test_wilson_interval_of_a_textbook_case() -> None:
-    # 85 of 100: Wilson's interval without continuity correction is 0.7672 to 0.9069.
-    estimate = wilson(85, 100)
-    assert (estimate.low, estimate.high) == pytest.approx((0.7672, 0.9069), abs=5e-4)
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_that_of_scipy(case: tuple[int, int]) -> None:
+    expected = binomtest(*case).proportion_ci(method="wilson")
+    found = wilson(*case)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 @pytest.mark.parametrize("truth", [0.5, 0.9, 0.98])
@@ -44,7 +52,7 @@ def test_wilson_holds_its_level(truth: float) -> None:
 
 
 def test_the_bootstrap_of_a_mean_holds_its_level() -> None:
-    covered = _covered(1.0, lambda rng: mean(rng.exponential(size=150)))
+    covered = _covered(1.0, lambda rng: _mean(rng.exponential(size=150)))
     assert 0.90 <= covered <= 0.98
 
 
@@ -54,39 +62,41 @@ def _templated(rng: np.random.Generator) -> tuple[list[bool], list[int]]:
     return np.repeat(items, 3).tolist(), np.repeat(np.arange(60), 3).tolist()
 
 
-def test_clusters_restore_the_level_that_repeated_rows_break() -> None:
-    def clustered(rng: np.random.Generator) -> Estimate:
-        hits, clusters = _templated(rng)
-        return share(hits, clusters=clusters)
-
-    assert _covered(0.8, clustered) >= 0.91
+def test_items_restore_the_level_that_repeated_rows_break() -> None:
+    assert _covered(0.8, lambda rng: share(*_templated(rng))) >= 0.91
     assert _covered(0.8, lambda rng: share(_templated(rng)[0])) < 0.85
 
 
-def test_one_row_a_cluster_is_the_plain_bootstrap() -> None:
+def test_one_row_an_item_is_the_plain_bootstrap() -> None:
     values = np.random.default_rng(0).normal(size=50)
-    clustered, plain = mean(values, clusters=range(50)), mean(values)
-    assert (clustered.low, clustered.high) == pytest.approx((plain.low, plain.high))
+    with_items, plain = _mean(values, range(50)), _mean(values)
+    assert (with_items.low, with_items.high) == pytest.approx((plain.low, plain.high))
 
 
-def test_clusters_without_spread_still_have_an_interval() -> None:
-    assert share([True] * 12, clusters=[i // 3 for i in range(12)]) == wilson(4, 4)
+def test_items_without_spread_still_have_an_interval() -> None:
+    assert share([True] * 12, [i // 3 for i in range(12)]) == wilson(4, 4)
 
 
-@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.integers(0, 5))
-def test_the_interval_holds_the_value(values: list[float], seed: int) -> None:
-    estimate = mean(values, seed=seed)
-    assert estimate.low <= estimate.value <= estimate.high
-    assert estimate.value == pytest.approx(float(np.mean(values)), abs=1e-9)
-    assert estimate == mean(values, seed=seed)
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=30))
+def test_the_interval_holds_the_value_and_is_seeded(values: list[float]) -> None:
+    found = _mean(values)
+    assert found.low <= found.value <= found.high
+    assert found.value == pytest.approx(float(np.mean(values)), abs=1e-9)
+    assert found == _mean(values)
 
 
-def test_equal_rows_put_together_have_the_same_interval() -> None:
+def test_rows_in_cells_have_the_same_interval() -> None:
     values = np.repeat([0.0, 1.0, 2.0], [50, 30, 20])
-    together = bootstrap(means({"m": np.array([0.0, 1.0, 2.0])}), np.array([50, 30, 20]))["m"]
-    apart = mean(values)
+    codes, rows = cells(values.astype(int))
+    together = bootstrap(means({"m": codes}), rows)["m"]
+    apart = _mean(values)
     assert together.value == apart.value
     assert (together.low, together.high) == pytest.approx((apart.low, apart.high), abs=0.02)
+
+
+def test_rows_stay_apart_where_cells_save_nothing_or_items_repeat() -> None:
+    assert cells(np.arange(50))[1] == 50
+    assert cells(np.zeros(50, dtype=int), [i // 2 for i in range(50)])[1] == 50
 
 
 def test_large_data_are_resampled_in_chunks() -> None:
@@ -100,21 +110,19 @@ def test_every_resample_has_as_many_rows_as_the_data() -> None:
     assert all((chunk.sum(axis=1) == 37).all() for chunk in resamples(np.array([30, 7])))
 
 
-def test_resamples_that_do_not_define_a_metric_are_left_out() -> None:
+def test_resamples_that_do_not_define_a_number_are_left_out() -> None:
     def first_row_only(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {"m": np.where(weights[:, 0] > 0, weights[:, 0], np.nan)}
 
-    estimate = bootstrap(first_row_only, 5)["m"]
-    assert estimate.value == 1
-    assert estimate.low >= 1
+    found = bootstrap(first_row_only, 5)["m"]
+    assert found.value == 1
+    assert found.low >= 1
 
 
-@pytest.mark.parametrize(
-    ("clusters", "expected"), [(None, "no rows"), ([1], "0 rows but 1 clusters")]
-)
-def test_wrong_input_is_refused(clusters: list[int] | None, expected: str) -> None:
+@pytest.mark.parametrize(("items", "expected"), [(None, "no rows"), ([1], "0 rows but 1 items")])
+def test_wrong_input_is_refused(items: list[int] | None, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
-        share([], clusters=clusters)
+        share([], items)
 
 
 def test_a_distance_within_the_noise_reaches_down_to_zero() -> None:

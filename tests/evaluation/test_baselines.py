@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from multitask.metrics.baselines import majority, tfidf_logistic_regression
+from multitask.evaluation.baselines import majority, tfidf_logistic_regression
 
 
 def _rows(*pairs: tuple[str, str]) -> list[dict[str, object]]:

@@ -1,0 +1,352 @@
+"""Metrics by name. A metric is one function under :func:`metric`, and nothing else.
+
+A function of :class:`Predictions` returns a value per row, whose mean is the metric::
+
+    @metric(name="mae", title="Mean absolute error", higher_is_better=False, unit="number",
+            kinds=("rating",))
+    def mae(predictions: Predictions) -> Floats:
+        '''Mean distance between the predicted and the right point of the scale.'''
+        return np.abs(predictions.predicted_codes - predictions.gold_codes).astype(float)
+
+What it returns decides the 95 % interval, which is added here:
+
+- an array of booleans: their share, with Wilson's interval;
+- an array of numbers: their mean, with a bootstrap over rows;
+- a :class:`Statistic`, a vectorised function of row weights (for a ratio of sums, say): the same
+  bootstrap;
+- a number: the same bootstrap, with a call of the function per resample, hence slow;
+- an :class:`~multitask.metrics.intervals.Interval`: as it is;
+- None: these rows do not define the metric, and it is left out.
+
+With ``of="confusion"`` it is a function of a :class:`~multitask.metrics.intervals.Confusion`, for
+many resamples at once; the bootstrap is then over the cells of the confusion matrix, which is exact
+and quick. Where rows repeat an item (in several phrasings, say), all intervals are over items.
+
+``kinds`` are the kinds of task that have the metric by default, in the order of definition; a
+task's own choice is its key ``metrics``, where ``my_module:my_metric`` names a user's own function.
+Reports, the terminal and the documentation take title, direction and unit from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import numpy as np
+
+from multitask.metrics.intervals import (
+    Confusion,
+    Floats,
+    Interval,
+    Ints,
+    Items,
+    bootstrap,
+    cells,
+    counter,
+    means,
+    share,
+)
+
+Unit = Literal["share", "number", "nats"]
+"""A share of rows, or a mean of such, is shown in percent; all others as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """All rows of one task in one evaluation; everything a metric may look at.
+
+    Attributes:
+        gold: The right answer of each row: a label, an option's letter, or a reference text.
+        predicted: The system's answer; None, or anything that is no label, is off-list.
+        labels: The label space; empty for generated texts.
+        log_probs: Log-likelihoods of shape (rows, labels), NaN or -inf where not scored.
+        residual_mass: Bound of the share of each row's probability that lies on labels not scored,
+            shape (rows,); None: they are impossible.
+        texts: What was generated freely, if anything was.
+        items: The item of each row where rows repeat one; None: each row is an item of its own.
+        positive_label: Of two labels, the one that is looked for; None: the rarer one.
+        choices: The option texts of each multiple-choice question.
+        by_letter: The letter answered to each question when the letter is asked for.
+        text_scores: Log-likelihoods of each question's option texts.
+        rotated: Of each question asked with its options in every cyclic order, log-scores of
+            positions, shape (rotations, positions).
+    """
+
+    gold: Sequence[Any]
+    predicted: Sequence[Any]
+    labels: Sequence[str] = ()
+    log_probs: Floats | None = None
+    residual_mass: Floats | None = None
+    texts: Sequence[str] | None = None
+    items: Items | None = None
+    positive_label: str | None = None
+    choices: Sequence[Sequence[str]] | None = None
+    by_letter: Sequence[str | None] | None = None
+    text_scores: Sequence[Any] | None = None
+    rotated: Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.gold) != len(self.predicted):
+            raise ValueError(f"{len(self.gold)} gold answers but {len(self.predicted)} predictions")
+        if not len(self.gold):
+            raise ValueError("no rows")
+        for name, column in self._columns():
+            if len(column) != len(self):
+                raise ValueError(f"{len(self)} rows but {len(column)} of {name}")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("the label space names a label twice")
+        shape = (len(self), len(self.labels))
+        if self.log_probs is not None and np.shape(self.log_probs) != shape:
+            raise ValueError(
+                f"log-probabilities of shape {np.shape(self.log_probs)} for {shape[0]} rows, "
+                f"{shape[1]} labels"
+            )
+
+    def __len__(self) -> int:
+        return len(self.gold)
+
+    def _columns(self) -> Iterator[tuple[str, Any]]:
+        """What there is one of per row."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("labels", "positive_label") and value is not None:
+                yield field.name, value
+
+    def take(self, places: Ints) -> Predictions:
+        """Some of the rows, or rows several times."""
+        taken: dict[str, Any] = {
+            name: column[places] if isinstance(column, np.ndarray) else [column[i] for i in places]
+            for name, column in self._columns()
+        }
+        return replace(self, **taken)
+
+    @cached_property
+    def label_index(self) -> Mapping[str, int]:
+        """The place of every label."""
+        return {label: i for i, label in enumerate(self.labels)}
+
+    @cached_property
+    def gold_codes(self) -> Ints:
+        """Gold labels as numbers in label order; ValueError where one is no label."""
+        unknown = set(self.gold) - self.label_index.keys()
+        if unknown:
+            raise ValueError(f"gold answers not in the label space: {sorted(unknown)[:3]}")
+        return np.array([self.label_index[label] for label in self.gold], dtype=np.int64)
+
+    @cached_property
+    def predicted_codes(self) -> Ints:
+        """Predicted labels as numbers in label order; those off-list are the last + 1."""
+        off_list = len(self.labels)
+        codes = [self.label_index.get(label, off_list) for label in self.predicted]
+        return np.array(codes, dtype=np.int64)
+
+    @cached_property
+    def log_softmax(self) -> Floats:
+        """Log-probabilities over the label set; ValueError where there are no scores."""
+        from multitask.metrics.probability import log_softmax
+
+        if self.log_probs is None:
+            raise ValueError("no log-probabilities")
+        return log_softmax(self.log_probs, self.residual_mass)
+
+    @cached_property
+    def confusion(self) -> tuple[Callable[[Floats], Confusion], int | Ints]:
+        """What counts the confusion matrix of weighted cells, and the rows in each cell."""
+        size = len(self.labels)
+        codes = self.gold_codes * (size + 1) + self.predicted_codes
+        codes, rows = cells(codes, self.items)
+        return counter(codes // (size + 1), codes % (size + 1), size), rows
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A metric as a vectorised function of row weights.
+
+    Attributes:
+        function: How often each row counts, shape (resamples, rows), to the metric of each
+            resample, shape (resamples,); NaN where a resample does not define it.
+        rows: The rows that each weight stands for, where rows were put into cells
+            (:func:`~multitask.metrics.intervals.cells`); None: a weight per row.
+    """
+
+    function: Callable[[Floats], Floats]
+    rows: Ints | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, callable on predictions; see :func:`metric`.
+
+    Attributes:
+        name: Its key in results.json and specs.
+        function: What computes it.
+        title: Its name in tables.
+        higher_is_better: Or lower.
+        unit: What it is measured in.
+        kinds: The kinds of task that have it by default.
+        needs: Fields of :class:`Predictions` without which it cannot be computed.
+        of: What the function takes.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    title: str
+    higher_is_better: bool = True
+    unit: Unit = "share"
+    kinds: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    of: Literal["rows", "confusion"] = "rows"
+
+    def __call__(self, predictions: Predictions) -> Interval | None:
+        """Compute it; None where these predictions do not define it."""
+        return compute(predictions, [self]).get(self.name)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is shown in percent."""
+        return self.unit == "share"
+
+
+METRICS: dict[str, Metric] = {}
+"""Every metric by its key in results.json, in the order of tables."""
+
+
+def metric(
+    *,
+    name: str,
+    title: str,
+    higher_is_better: bool = True,
+    unit: Unit = "share",
+    kinds: Sequence[str] = (),
+    needs: Sequence[str] = (),
+    of: Literal["rows", "confusion"] = "rows",
+) -> Callable[[Callable[..., Any]], Metric]:
+    """Register a function as a metric; the module says what it takes and returns.
+
+    Args:
+        name: Its key in results.json and specs.
+        title: Its name in tables.
+        higher_is_better: Or lower.
+        unit: ``share`` of rows, ``number`` or ``nats``.
+        kinds: Names of the kinds of task that have it by default; a task of another kind that asks
+            for it is refused, unless there are none.
+        needs: Fields of :class:`Predictions` that must not be None, such as ``log_probs``.
+        of: What the function takes: ``rows`` (:class:`Predictions`) or ``confusion``
+            (:class:`~multitask.metrics.intervals.Confusion`).
+
+    Raises:
+        ValueError: There is a metric of that name, or no such field.
+    """
+    unknown = set(needs) - {field.name for field in fields(Predictions)}
+    if unknown:
+        raise ValueError(f"metric {name!r} needs unknown fields: {', '.join(sorted(unknown))}")
+
+    def register(function: Callable[..., Any]) -> Metric:
+        known = METRICS.get(name)
+        place = (function.__module__, function.__qualname__)
+        # The same function, imported anew, takes its own place.
+        if known and place != (known.function.__module__, known.function.__qualname__):
+            raise ValueError(f"there is a metric {name!r} already")
+        METRICS[name] = Metric(
+            name, function, title, higher_is_better, unit, tuple(kinds), tuple(needs), of
+        )
+        return METRICS[name]
+
+    return register
+
+
+def metrics_of(kind: str) -> list[Metric]:
+    """The metrics that a kind of task has by default, its headline first."""
+    return [known for known in METRICS.values() if kind in known.kinds]
+
+
+def compute(predictions: Predictions, metrics: Iterable[Metric]) -> dict[str, Interval]:
+    """Metrics with their intervals, by name, in the order given.
+
+    Those that need what the predictions lack, or are not defined on these rows, are left out. The
+    resampling is seeded: the same predictions give the same intervals.
+
+    Raises:
+        ValueError: Predictions that a metric refuses, such as a gold answer that is no label.
+    """
+    chosen = [m for m in metrics if all(getattr(predictions, need) is not None for need in m.needs)]
+    found: dict[str, Interval] = {}
+    statistics: dict[str, Statistic] = {}
+    columns: dict[str, Floats] = {}
+    for one in chosen:
+        if one.of == "confusion":
+            continue
+        result = one.function(predictions)
+        if isinstance(result, Statistic):
+            statistics[one.name] = result
+        elif isinstance(result, Interval):
+            found[one.name] = result
+        elif isinstance(result, np.ndarray) and result.ndim:
+            if len(result) != len(predictions):
+                raise ValueError(
+                    f"metric {one.name!r} gives {len(result)} numbers for {len(predictions)} rows"
+                )
+            if result.dtype == bool:
+                found[one.name] = share(result, predictions.items)
+            else:
+                columns[one.name] = result.astype(np.float64)
+        elif result is not None:
+            statistics[one.name] = _recomputed(one, predictions)
+    if columns:
+        found |= bootstrap(means(columns), len(predictions), predictions.items)
+    found |= _of_statistics(statistics, predictions)
+    found |= _of_confusion([m for m in chosen if m.of == "confusion"], predictions)
+    return {one.name: found[one.name] for one in chosen if one.name in found}
+
+
+def _of_statistics(
+    statistics: Mapping[str, Statistic], predictions: Predictions
+) -> dict[str, Interval]:
+    """Statistics of the same cells share their resamples."""
+    groups: dict[int, list[str]] = {}
+    for name, one in statistics.items():
+        groups.setdefault(id(one.rows), []).append(name)
+    found: dict[str, Interval] = {}
+    for names in groups.values():
+        rows = statistics[names[0]].rows
+        functions = {name: statistics[name].function for name in names}
+        found |= bootstrap(
+            partial(_each, functions),
+            len(predictions) if rows is None else rows,
+            predictions.items if rows is None else None,
+        )
+    return found
+
+
+def _each(
+    functions: Mapping[str, Callable[[Floats], Floats]], weights: Floats
+) -> dict[str, Floats]:
+    return {name: function(weights) for name, function in functions.items()}
+
+
+def _recomputed(one: Metric, predictions: Predictions) -> Statistic:
+    """A metric that gives a number: computed anew on the rows of each resample."""
+
+    def function(weights: Floats) -> Floats:
+        values = []
+        for row in weights.astype(np.int64):
+            value = one.function(predictions.take(np.repeat(np.arange(len(row)), row)))
+            values.append(np.nan if value is None else float(value))
+        return np.array(values)
+
+    return Statistic(function)
+
+
+def _of_confusion(metrics: Sequence[Metric], predictions: Predictions) -> dict[str, Interval]:
+    if not metrics:
+        return {}
+    confusion, rows = predictions.confusion
+
+    def statistics(weights: Floats) -> dict[str, Floats]:
+        counts = confusion(weights)
+        return {one.name: one.function(counts) for one in metrics}
+
+    items = predictions.items if isinstance(rows, int) else None
+    return bootstrap(statistics, rows, items, width=len(predictions.labels))
