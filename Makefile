@@ -4,20 +4,24 @@ VENV ?= .venv
 PYTHON ?= python3.11
 RUN := $(VENV)/bin/python -m
 
-# torch first and by its exact version: pip then takes a CPU build where it finds one, and
-# installs the CUDA build otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
+# torch by its exact version: a CPU build is taken where pip finds one, and the CUDA build
+# otherwise. Axolotl 0.19 accepts 2.11 to 2.13.
 TORCH := torch==2.13.0
 
-.PHONY: fuzz help install quickstart test test-fast methods kill-sweep rehearsal cloud gpu-proof lint format schema benchmark-from-scratch clean
+# Two workers on two cores; a file's tests stay together, for what they share.
+PYTEST := $(RUN) pytest -p no:randomly
+WORKERS ?= logical
+PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
+.PHONY: fuzz help install quickstart test test-fast walks rehearsals methods kill-sweep rehearsal cloud gpu-proof lint format schema benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
 
 $(VENV)/.installed: pyproject.toml
 	command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH; set PYTHON=..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet $(TORCH)
-	$(VENV)/bin/pip install --quiet --editable '.[train,deepspeed,dev]' $(TORCH)
+	$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python .ci/install.py $(TORCH) --editable '.[train,deepspeed,dev]'
 	touch $@
 
 install: $(VENV)/.installed  ## Make .venv with everything in it
@@ -26,19 +30,22 @@ quickstart: $(VENV)/.installed  ## Data, training, scoring and report on a toy, 
 	$(VENV)/bin/multitask quickstart
 
 # Tests start several processes at once, whose threads would fight for few cores.
-test test-fast methods kill-sweep rehearsal cloud fuzz: export OMP_NUM_THREADS := 1
+test test-fast methods kill-sweep rehearsal rehearsals walks cloud fuzz: export OMP_NUM_THREADS := 1
 
-test: $(VENV)/.installed  ## All tests, with a real Axolotl training
-	$(RUN) pytest
+test: $(VENV)/.installed  ## All tests, with a real Axolotl training; 10 minutes on two cores
+	$(PYTEST) $(PARALLEL)
 
-test-fast: $(VENV)/.installed  ## The tests that start no training
-	$(RUN) pytest -m 'not train and not slow'
+test-fast: $(VENV)/.installed  ## The tests that start no training and take no second
+	$(PYTEST) $(PARALLEL) -m 'not train and not slow and not long'
+
+walks: $(VENV)/.installed  ## Every method on every model and cluster; tests take a sample
+	$(PYTEST) -m slow tests/runners
 
 methods: $(VENV)/.installed  ## Train a toy with every method that runs without a GPU
-	$(RUN) pytest -m 'slow or not slow' tests/test_methods.py
+	$(PYTEST) $(PARALLEL) -m 'slow or not slow' tests/test_methods.py
 
 kill-sweep: $(VENV)/.installed  ## Kill trainings at 37 points and resume them; 40 minutes
-	$(RUN) pytest -m 'slow or not slow' tests/test_kill_sweep.py
+	$(PYTEST) -m 'slow or not slow' tests/test_kill_sweep.py
 
 fuzz: $(VENV)/.installed  ## 11,200 bad specs, templates, runs and data files, counted; 10 minutes
 	$(RUN) tests.fuzz
@@ -48,8 +55,11 @@ rehearsal: $(VENV)/.installed  ## Rehearse the 3x4 cluster on this machine, with
 	$(VENV)/bin/multitask build-config configs/examples/default.yaml --sample --no-validate --out runs/rehearsal
 	$(VENV)/bin/multitask rehearse runs/rehearsal --kill node:1@step:5
 
+rehearsals: $(VENV)/.installed  ## Rehearse every fault, sharding and method on two ranks
+	$(PYTEST) -m 'slow or not slow' tests/rehearsal/test_rehearse.py
+
 cloud: $(VENV)/.installed  ## dstack's commands on three CPU nodes, one killed, all started again
-	$(RUN) pytest -m 'slow or not slow' tests/test_cloud.py
+	$(PYTEST) -m 'slow or not slow' tests/test_cloud.py
 
 lint: $(VENV)/.installed  ## ruff, mypy --strict, shellcheck, hadolint
 	$(RUN) ruff check .

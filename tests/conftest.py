@@ -1,18 +1,25 @@
-"""What the tests share: real data where it is, and spec and run factories."""
+"""What the tests share: real data where it is, spec and run factories, one Axolotl validator.
+
+Several workers may run tests side by side (pytest-xdist): what is expensive is made by the first
+that needs it, and read by all.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from multitask.run import Run
+from multitask.runners.validate import AxolotlValidator
 from multitask.spec import Spec
 
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
@@ -25,6 +32,82 @@ hypothesis.settings.load_profile("any machine")
 _REAL_DATA = Path(
     os.environ.get("MULTITASK_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")
 ).resolve()
+
+
+# The same few examples each time, however busy the machine is; many and new ones with
+# `pytest --hypothesis-profile whole`.
+_ANY_TIME: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("usual", max_examples=40, derandomize=True, **_ANY_TIME)
+settings.register_profile("whole", max_examples=500, **_ANY_TIME)
+settings.load_profile("usual")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that no worker has one left at the end."""
+    training = {item.path for item in items if item.get_closest_marker("train")}
+    places = {folder: place for place, folder in enumerate(_LONG)}
+
+    def place(item: pytest.Item) -> int:
+        if item.path in training:
+            return -1
+        return places.get(item.path.parent.name, len(places))
+
+    items.sort(key=place)
+
+
+# Folders whose files take longest, beside those that train.
+_LONG = ("fuzz", "evaluation", "runners", "rehearsal", "interference", "models", "scoring", "hub")
+
+
+_OWN = (AxolotlValidator.__init__, AxolotlValidator.close)
+
+
+@pytest.fixture
+def own_validator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a test's validators be processes of their own, as everywhere but in tests."""
+    monkeypatch.setattr(AxolotlValidator, "__init__", _OWN[0])
+    monkeypatch.setattr(AxolotlValidator, "close", _OWN[1])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_validator() -> Iterator[None]:
+    """Let all builds of a worker ask one process of Axolotl's validator: its import is long."""
+    start, close = _OWN
+    running: list[AxolotlValidator] = []
+
+    def share(self: AxolotlValidator) -> None:
+        if not running or running[0]._process.poll() is not None:
+            validator = AxolotlValidator.__new__(AxolotlValidator)
+            start(validator)
+            running[:] = [validator]
+        self.__dict__ = running[0].__dict__
+
+    AxolotlValidator.__init__ = share  # type: ignore[method-assign]
+    AxolotlValidator.close = lambda self: None  # type: ignore[method-assign]
+    yield
+    AxolotlValidator.__init__, AxolotlValidator.close = start, close  # type: ignore[method-assign]
+    for validator in running:
+        validator.close()
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first worker makes, and that all of a test run read.
+
+    Args:
+        factory: Of the test run.
+        name: The folder's.
+        make: Makes it; whoever comes meanwhile waits.
+    """
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, made = shared / name, shared / f"{name}.made"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -73,10 +156,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch")
     from multitask.toy import ToySize, write_toy_model
 
-    folder = tmp_path_factory.mktemp("models") / "toy"
     texts = ["where is my card?", "card_arrival", "lost card", "d_arrival"] * 5
-    write_toy_model(folder, texts, size=ToySize(hidden=32, layers=2, heads=4, vocabulary=400))
-    return folder
+    size = ToySize(hidden=32, layers=2, heads=4, vocabulary=400)
+    return once(tmp_path_factory, "toy", lambda at: write_toy_model(at, texts, size=size))
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +174,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
         method="full",
         sample=True,
     )
-    return trained_run(spec, tmp_path_factory.mktemp("trained") / "run")
+    return Run(once(tmp_path_factory, "trained", lambda folder: trained_run(spec, folder)))
 
 
 @pytest.fixture

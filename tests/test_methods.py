@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import yaml
 
 from multitask.runners.validate import axolotl_installed
 from multitask.toy import write_toy_model
+from tests.warm import multitask
 
 pytestmark = [
     pytest.mark.train,
@@ -25,13 +23,7 @@ _METHODS = [
 
 
 def _multitask(*arguments: object, cwd: Path) -> None:
-    step = subprocess.run(
-        [sys.executable, "-m", "multitask", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=dict(os.environ) | {"HF_HUB_OFFLINE": "1"},
-    )
+    step = multitask(*arguments, cwd=cwd)
     assert step.returncode == 0, step.stderr
 
 
@@ -48,7 +40,7 @@ def test_a_method_trains_and_is_scored(method: str, tmp_path: Path) -> None:
         "sample": True,
     }
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(content))
-    _multitask("build-config", "spec.yaml", "--out", "run", cwd=tmp_path)
+    _multitask("build-config", "spec.yaml", "--out", "run", "--no-validate", cwd=tmp_path)
     _multitask("train", "run", cwd=tmp_path)
     _multitask("evaluate", "run", "--limit", "5", cwd=tmp_path)
     model = tmp_path / "run" / "model"

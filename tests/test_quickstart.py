@@ -16,21 +16,12 @@ import yaml
 from multitask.data.readers import read_rows
 from multitask.run import Run
 from multitask.runners.validate import axolotl_installed
+from tests.warm import multitask, run_warm
 
 pytestmark = [
     pytest.mark.train,
     pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed"),
 ]
-
-
-def _multitask(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "multitask", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=dict(os.environ) | {"HF_HUB_OFFLINE": "1"},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(folder: Path) -> subprocess.CompletedProcess[str]:
-    return _multitask("quickstart", "--out", "run", cwd=folder)
+    """A true launch: nothing in it is warm."""
+    return subprocess.run(
+        [sys.executable, "-m", "multitask", "quickstart", "--out", "run"],
+        capture_output=True, text=True, cwd=folder, env=dict(os.environ) | {"HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +99,14 @@ def test_what_is_scored_is_what_was_trained(run: Run) -> None:
 
 def test_training_twice_is_refused_and_nothing_is_lost(run: Run) -> None:
     before = (run.model / "model.safetensors").read_bytes()
-    again = _multitask("train", run.root, cwd=run.root)
+    again = multitask("train", run.root, cwd=run.root)
     assert again.returncode == 2
     assert "has been trained before" in again.stderr
     assert (run.model / "model.safetensors").read_bytes() == before
 
 
 def test_the_quickstart_does_not_overwrite(run: Run) -> None:
-    again = _multitask("quickstart", "--out", run.root, cwd=run.root)
+    again = multitask("quickstart", "--out", run.root, cwd=run.root)
     assert again.returncode == 2
     assert "exists already" in again.stderr
 
@@ -120,11 +115,9 @@ def test_axolotl_yaml_starts_unchanged_from_any_folder(run: Run, tmp_path: Path)
     """A copy of the run, started by hand from elsewhere, trains the copy."""
     copy = tmp_path / "copy"
     shutil.copytree(run.root, copy, ignore=shutil.ignore_patterns("model", "logs", "evaluation"))
-    started = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file",
-         str(copy / "accelerate.yaml"), "-m", "axolotl.cli.train", str(copy / "axolotl.yaml"),
-         "--max_steps=2"],
-        cwd=tmp_path, capture_output=True, text=True,
+    started = run_warm(
+        "accelerate", "--config_file", copy / "accelerate.yaml", "-m", "axolotl.cli.train",
+        copy / "axolotl.yaml", "--max_steps=2", cwd=tmp_path,
     )  # fmt: skip
     assert started.returncode == 0, started.stdout[-2000:] + started.stderr[-2000:]
     assert (copy / "model" / "model.safetensors").is_file()
@@ -136,7 +129,7 @@ def test_a_training_that_fails_is_a_failure(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.root, copy, ignore=shutil.ignore_patterns("model", "logs", "evaluation"))
     weights = copy / "base_model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    failed = _multitask("train", copy, cwd=tmp_path)
+    failed = multitask("train", copy, cwd=tmp_path)
     assert failed.returncode == 1
     assert "training failed at step 0" in failed.stderr
     logs = list((copy / "logs").glob("train-*.log"))
@@ -152,7 +145,7 @@ def test_a_training_without_the_plugin_is_not_started(run: Run, tmp_path: Path) 
     config: dict[str, Any] = yaml.safe_load((copy / "axolotl.yaml").read_text())
     config["plugins"] = ["not_installed_here.Plugin"]
     (copy / "axolotl.yaml").write_text(yaml.safe_dump(config))
-    bare = _multitask("train", copy, cwd=tmp_path)
+    bare = multitask("train", copy, cwd=tmp_path)
     assert bare.returncode == 2
     assert "without multitask's plugin" in bare.stderr
     assert not (copy / "logs").exists()
@@ -182,7 +175,7 @@ def test_lora_in_the_alpaca_form_trains_and_its_adapter_is_scored(run: Run, tmp_
         ["evaluate", "lora", "--limit", "5"],
         ["report", "lora"],
     ):
-        step = _multitask(*arguments, cwd=tmp_path)
+        step = multitask(*arguments, cwd=tmp_path)
         assert step.returncode == 0, step.stderr
     assert (tmp_path / "lora" / "model" / "adapter_config.json").is_file()
     _assert_scored_as_trained(Run(tmp_path / "lora"))

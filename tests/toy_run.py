@@ -14,9 +14,9 @@ import yaml
 
 from multitask.run import Run
 from multitask.toy import ToySize, write_toy_model
+from tests.warm import SUPPORT, multitask
 
 STEPS, EVERY = 12, 3
-SUPPORT = Path(__file__).parent / "support"
 
 
 def build_toy_run(folder: Path, *, method: str = "full", **axolotl: Any) -> Run:
@@ -74,20 +74,8 @@ def train_fsdp(
     )
 
 
-def multitask(
-    *arguments: object, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command of multitask; test-side plugins can be imported in it."""
-    return subprocess.run(
-        [sys.executable, "-m", "multitask", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=toy_environment() | dict(environment or {}),
-    )
-
-
 def toy_environment() -> dict[str, str]:
-    """The environment of toy trainings: one thread, no network, test-side plugins."""
+    """The environment of toy trainings that are true launches: nothing in them is warm."""
     path = os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH", "")]))
     return dict(os.environ) | {
         "PYTHONPATH": path,

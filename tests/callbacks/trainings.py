@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import yaml
 
 from multitask.run import Run
 from multitask.toy import ToySize, write_toy_model
+from tests.warm import run_warm, warm_environment
 
 TASKS = ("text_claims", "banking77", "commonsense_qa")
 
@@ -44,22 +43,26 @@ def start(
     run: Run, *arguments: str, processes: int = 1, without: tuple[str, ...] = (), **environment: str
 ) -> str:
     """Train a run; with several processes under FSDP2. Returns what it printed."""
-    launcher = ["accelerate.commands.launch", "--config_file", str(run.accelerate)]
-    module = "axolotl.cli.train"
+    words = ["accelerate", "--config_file", run.accelerate, "-m", "axolotl.cli.train", run.axolotl]
     if processes > 1:
-        launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        module = "tests.callbacks.cpu_fsdp"
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", module, str(run.axolotl), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        words = ["--nnodes", 1, "--node-rank", 0, "--nproc-per-node", processes]
+        words += ["--master-addr", "127.0.0.1", "--master-port", _free_port()]
+        words += ["--log-dir", run.logs / "ranks", run.axolotl]
+    variables = warm_environment(**environment)
+    done = run_warm(
+        *words,
+        *arguments,
         cwd=Path(__file__).parents[2],
-        env={k: v for k, v in os.environ.items() if k not in without} | environment,
-        timeout=900,
+        environment={k: v for k, v in variables.items() if k in environment or k not in without},
     )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout + done.stderr
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

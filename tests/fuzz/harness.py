@@ -14,6 +14,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -155,11 +156,15 @@ def limit_memory() -> None:
 
 def warm_up() -> None:
     """Import what commands import, so that no case pays for it, or is stopped in the middle."""
+    import typer.main
+
     import multitask.build
     import multitask.data.prepare
     import multitask.planning.compare
     import multitask.reports.write
 
+    # Most of a case's time would be typer's, which makes all commands anew for each.
+    typer.main.get_command = cache(typer.main.get_command)
     with contextlib.suppress(ImportError):
         import torch  # noqa: F401
         from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401

@@ -155,55 +155,71 @@ _ROTARY = """
 import json, sys, torch, triton, transformers
 from liger_kernel.transformers.rope import liger_rotary_pos_emb
 from importlib import import_module
-config = transformers.AutoConfig.for_model(**json.loads(sys.argv[1]))
-module = import_module(type(config).__module__.replace("configuration", "modeling"))
-rotary = next(c for n, c in vars(module).items() if n.endswith("RotaryEmbedding"))(config)
-torch.manual_seed(0)
-width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-q, k = torch.randn(1, 4, 6, width), torch.randn(1, 2, 6, width)
-names = {"layer_type": config.layer_types[0]} if "gemma3" in config.model_type else {}
-cos, sin = rotary(q, torch.arange(6)[None], **names)
-worst = 0.0
-ours = liger_rotary_pos_emb(q.clone(), k.clone(), cos, sin)
-theirs = module.apply_rotary_pos_emb(q, k, cos, sin)
-print(max(float((a - b).abs().max()) for a, b in zip(ours, theirs)))
+
+def error(config):
+    config = transformers.AutoConfig.for_model(**config)
+    module = import_module(type(config).__module__.replace("configuration", "modeling"))
+    rotary = next(c for n, c in vars(module).items() if n.endswith("RotaryEmbedding"))(config)
+    torch.manual_seed(0)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    q, k = torch.randn(1, 4, 6, width), torch.randn(1, 2, 6, width)
+    names = {"layer_type": config.layer_types[0]} if "gemma3" in config.model_type else {}
+    cos, sin = rotary(q, torch.arange(6)[None], **names)
+    ours = liger_rotary_pos_emb(q.clone(), k.clone(), cos, sin)
+    theirs = module.apply_rotary_pos_emb(q, k, cos, sin)
+    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs))
+
+print(json.dumps([error(config) for config in json.loads(sys.argv[1])]))
 """
 
 
-def _liger_rotary_error(config: dict[str, Any]) -> float:
-    """How far Liger's rotary kernel is from transformers' function, for one configuration."""
+def _text_config(model_type: str) -> dict[str, Any]:
+    config: dict[str, Any] = _tiny(model_type).to_dict()
+    text: dict[str, Any] = config.get("text_config", config)
+    return text
+
+
+@pytest.fixture(scope="module")
+def rotary_errors() -> dict[str, float]:
+    """How far Liger's rotary kernel is from transformers' function, by type of model.
+
+    All in one process, whose Triton interprets.
+    """
+    pytest.importorskip("liger_kernel")
+    pairs = [param.values for param in _TYPES]
+    types = [str(name) for family, name in pairs if "liger_rope" in family.liger]
+    configs = {name: _text_config(name) for name in dict.fromkeys(types)}
+    partial = {"partial_rotary_factor": 0.75, "rope_parameters": None, "hidden_size": 64}
+    configs["partial"] = _tiny("phi3").to_dict() | partial
     done = subprocess.run(
-        [sys.executable, "-c", _ROTARY, json.dumps(config)],
+        [sys.executable, "-c", _ROTARY, json.dumps(list(configs.values()))],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    return dict(zip(configs, json.loads(done.stdout), strict=True))
 
 
 @pytest.mark.parametrize(("family", "model_type"), _TYPES)
-def test_liger_turns_what_the_model_turns(family: Family, model_type: str) -> None:
+def test_liger_turns_what_the_model_turns(
+    family: Family, model_type: str, rotary_errors: dict[str, float]
+) -> None:
     """liger_kernel/ops/rope.py turns whole heads; checked with Triton's interpreter."""
-    pytest.importorskip("liger_kernel")
     if "liger_rope" not in family.liger:
         pytest.skip("the family has no such kernel")
-    config = _tiny(model_type).to_dict()
-    config = config.get("text_config", config)
-    assert "liger_rope" in fitting_kernels(family, config)
-    assert _liger_rotary_error(config) < 1e-5
+    assert "liger_rope" in fitting_kernels(family, _text_config(model_type))
+    assert rotary_errors[model_type] < 1e-5
 
 
-def test_liger_turns_too_much_where_rotary_is_partial() -> None:
-    pytest.importorskip("liger_kernel")
+def test_liger_turns_too_much_where_rotary_is_partial(rotary_errors: dict[str, float]) -> None:
     info = model_info("microsoft/Phi-4-mini-instruct", Path("/nowhere"))
     assert info.config is not None
     assert rotary_share(info.config) == 0.75
     assert "liger_rope" not in info.liger
     assert "liger_rms_norm" in info.liger
-    tiny = _tiny("phi3").to_dict() | {"partial_rotary_factor": 0.75, "rope_parameters": None}
-    assert _liger_rotary_error(tiny | {"hidden_size": 64}) > 0.1
+    assert rotary_errors["partial"] > 0.1
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from multitask.rehearsal import rehearse as module
+from multitask.rehearsal.result import Rehearsal, Wishes
 from multitask.run import Run
 from multitask.runners.validate import axolotl_installed
+from tests.warm import WarmForks, multitask
 
 pytestmark = [
     pytest.mark.train,
@@ -43,7 +46,7 @@ def _multitask(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str
 
 def _built(folder: Path, **changes: object) -> Run:
     (folder / "spec.yaml").write_text(yaml.safe_dump(_SPEC | changes))
-    built = _multitask("build-config", "spec.yaml", "--out", "run", "--no-validate", cwd=folder)
+    built = multitask("build-config", "spec.yaml", "--out", "run", "--no-validate", cwd=folder)
     assert built.returncode == 0, built.stderr
     return Run(folder / "run")
 
@@ -99,22 +102,29 @@ def test_other_methods_are_rehearsed(tmp_path: Path, method: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_wrong_layer_class_is_caught(tmp_path: Path) -> None:
+@pytest.fixture
+def rehearsed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rehearsal]:
+    """Rehearse with two ranks that are forks of this worker's warm process."""
+    monkeypatch.setattr(module, "Forkserver", WarmForks)
+    return lambda run, **wishes: module.rehearse(run, Wishes(nodes=1, procs=2, **wishes))
+
+
+def test_a_wrong_layer_class_is_caught(tmp_path: Path, rehearsed: Callable[..., Rehearsal]) -> None:
     run = _built(tmp_path)
     text = run.axolotl.read_text().replace("LlamaDecoderLayer", "MistralDecoderLayer")
     run.axolotl.write_text(text)
-    done = _multitask(
-        "rehearse", run.root, "--nodes", 1, "--procs", 2, "--undisturbed", cwd=tmp_path
-    )
-    assert done.returncode == 1
-    assert "FAIL" in done.stdout
-    assert "MistralDecoderLayer" in done.stdout
+    result = rehearsed(run, undisturbed_only=True)
+    failed = [check.detail for check in result.checks.checks if not check.passed]
+    assert "MistralDecoderLayer" in str(failed)
+    assert not result.passed
 
 
-def test_deepspeed_is_rehearsed_and_resumes(tmp_path: Path) -> None:
+def test_deepspeed_is_rehearsed_and_resumes(
+    tmp_path: Path, rehearsed: Callable[..., Rehearsal]
+) -> None:
     run = _built(tmp_path, sharding="zero2")
-    done = _multitask("rehearse", run.root, "--nodes", 1, "--procs", 2, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = rehearsed(run)
+    assert result.passed, [check for check in result.checks.checks if not check.passed]
     saved = run.root / "rehearsal/undisturbed/model"
     assert list(saved.glob("checkpoint-*/global_step*/*zero_pp_rank_1*optim_states.pt"))
 
@@ -153,7 +163,11 @@ def test_a_cut_link_needs_links(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "signals", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]], ids=["killed", "ctrl-c-twice"]
+    "signals",
+    [
+        pytest.param([signal.SIGKILL], id="killed"),
+        pytest.param([signal.SIGINT, signal.SIGINT], id="ctrl-c-twice", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_outlives_a_rehearsal_that_is_ended(
     tmp_path: Path, signals: list[signal.Signals]

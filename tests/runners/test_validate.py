@@ -116,6 +116,7 @@ def test_capabilities_are_the_cluster_s() -> None:
     assert not capabilities(load_cluster("cpu"))["bf16"]
 
 
+@pytest.mark.usefixtures("own_validator")
 def test_a_launcher_s_variables_do_not_reach_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sample_spec: Spec
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_launcher_s_variables_do_not_reach_it(
         assert validator.validate(path, cluster) == ()
 
 
+@pytest.mark.usefixtures("own_validator")
 def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An Axolotl that cannot be imported, here one without any content."""
     (tmp_path / "axolotl").mkdir()

@@ -15,7 +15,8 @@ from multitask.checkpoints import newest_complete
 from multitask.run import Run
 from multitask.runners.axolotl import PLUGIN
 from multitask.runners.validate import axolotl_installed
-from tests.toy_run import STEPS, SUPPORT, build_toy_run, events, losses, multitask, toy_environment
+from tests.toy_run import STEPS, build_toy_run, events, losses, toy_environment
+from tests.warm import SUPPORT, multitask, warm_environment
 
 pytestmark = [
     pytest.mark.train,
@@ -32,7 +33,7 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_plugin_that_cannot_be_imported_ends_the_launch_before_its_first_step(
     toy_run: Run,
 ) -> None:
-    """Axolotl logs the ImportError and would train on."""
+    """Axolotl logs the ImportError and would train on. A true launch: nothing in it is warm."""
     blocked = os.pathsep.join([str(SUPPORT / "no_plugin"), toy_environment()["PYTHONPATH"]])
     failed = multitask("train", toy_run.root, environment={"PYTHONPATH": blocked})
     assert failed.returncode == 1
@@ -51,7 +52,7 @@ def test_sigterm_saves_and_stops_a_real_training_and_resume_goes_on(
     process = subprocess.Popen(
         [sys.executable, "-m", "multitask", "train", str(toy_run.root), "--resume"],
         stderr=subprocess.PIPE, text=True,
-        env=toy_environment() | {"KILL_POINT": "stop@5", "KILL_DONE": str(waits)},
+        env=warm_environment(KILL_POINT="stop@5", KILL_DONE=str(waits)),
     )  # fmt: skip
     while not waits.exists():
         assert process.poll() is None
