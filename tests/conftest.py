@@ -45,18 +45,19 @@ settings.load_profile("usual")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first, so that no worker has one left at the end."""
     training = {item.path for item in items if item.get_closest_marker("train")}
-    places = {folder: place for place, folder in enumerate(_LONG)}
-
-    def place(item: pytest.Item) -> int:
-        if item.path in training:
-            return -1
-        return places.get(item.path.parent.name, len(places))
-
-    items.sort(key=place)
+    for item in items:
+        names = {item.path.parent.name, item.path.stem}
+        if names & _LONG or "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
+    items.sort(key=lambda item: (item.path not in training, "long" not in item.keywords))
 
 
-# Folders whose files take longest, beside those that train.
-_LONG = ("fuzz", "evaluation", "runners", "rehearsal", "interference", "models", "scoring", "hub")
+# Folders and files that take longest, beside those that train; `make test-fast` leaves them out.
+_LONG = {
+    "docker", "evaluation", "fuzz", "hub", "interference", "models", "rehearsal", "runners",
+    "scoring", "test_browser", "test_hub", "test_lm_eval", "test_logins", "test_nodes",
+    "test_supervisor", "test_wheel",
+}  # fmt: skip
 
 
 _OWN = (AxolotlValidator.__init__, AxolotlValidator.close)

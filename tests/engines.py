@@ -19,6 +19,7 @@ from typing import Any
 PACKAGES = {"dstack": "dstack==0.22.5", "sky": "skypilot==0.14.1"}
 
 _SUPPORT = Path(__file__).parent / "support"
+_INSTALL = Path(__file__).parents[1] / ".ci" / "install.py"
 
 
 def engine_python(engine: str) -> Path:
@@ -32,8 +33,8 @@ def engine_python(engine: str) -> Path:
         if not (home / ".made").exists():
             shutil.rmtree(home, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", home], check=True)
-            pip = [home / "bin" / "python", "-m", "pip", "install", "-qq", PACKAGES[engine]]
-            subprocess.run(pip, check=True, env=_plain_environment())
+            install = [home / "bin" / "python", _INSTALL, PACKAGES[engine]]
+            subprocess.run(install, check=True, env=_plain_environment())
             (home / ".made").touch()
     return home / "bin" / "python"
 

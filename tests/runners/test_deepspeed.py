@@ -19,7 +19,6 @@ from multitask.runners.deepspeed import (
     deepspeed_json,
 )
 
-needs_deepspeed = pytest.mark.skipif(not deepspeed_installed(), reason="no DeepSpeed")
 _VALUES: dict[str, Any] = {
     "micro_batch_size": 8,
     "gradient_accumulation_steps": 2,
@@ -60,7 +59,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         names = ("fp16", "weight_decay")
         values = dict.fromkeys(names) | _VALUES | {"world_size": 12}
         questions.append(values | {"path": str(folder / f"{name}.json")})
-    return dict(zip(files, _ask(questions), strict=True))
+    (folder / "no-json.json").write_text("{not json")
+    questions.append(questions[0] | {"path": str(folder / "no-json.json")})
+    return dict(zip([*files, "no-json"], _ask(questions), strict=True))
 
 
 @pytest.mark.parametrize("name", ["1", "1-offload", "2", "2-offload", "3", "3-offload"])
@@ -87,11 +88,12 @@ def test_deepspeed_s_refusal_is_named(
     assert text in problem["what"] + problem["fix"]
 
 
-@needs_deepspeed
-def test_a_finding_names_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "deepspeed.json"
-    path.write_text("{not json")
-    (finding,) = check_deepspeed(path, _VALUES, world_size=12)
+def test_a_finding_names_the_file(
+    answers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed's answer to it comes from the process that was asked above."""
+    monkeypatch.setattr("multitask.runners.deepspeed._ask", lambda _: [answers["no-json"]])
+    (finding,) = check_deepspeed(tmp_path / "deepspeed.json", _VALUES, world_size=12)
     assert finding.where == "deepspeed.json"
     assert finding.severity == "error"
 

@@ -160,23 +160,30 @@ def test_secrets_are_named_and_never_written(
     assert written.of(_EIGHT_A100, "dstack.yml")["env"]["HF_TOKEN"] is None
 
 
-@pytest.mark.parametrize(
-    ("name", "was", "wrong"),
-    [
+_WRONG = {
+    "dstack": [
         ("dstack.yml", "max_price:", "max_prize:"),
         ("dstack.yml", "time_window: 1h", "time_window: 1m"),
         ("dstack-volume.yml", "region:", "regions:"),
+    ],
+    "sky": [
         ("sky.yml", "num_nodes:", "num_node:"),
         ("sky.yml", "accelerators:", "accelerator:"),
     ],
-)
-def test_a_wrong_key_is_refused(tmp_path: Path, name: str, was: str, wrong: str) -> None:
-    path = _write(tmp_path / "run", _setup(_EIGHT_A100))[name]
-    text = path.read_text()
-    assert was in text
-    path.write_text(text.replace(was, wrong))
-    engine = "sky" if name == "sky.yml" else "dstack"
-    assert "error" in parse(engine, [path], tmp_path)[path]
+}
+
+
+@pytest.mark.parametrize("engine", _WRONG)
+def test_a_wrong_key_is_refused(tmp_path: Path, engine: str) -> None:
+    files = _write(tmp_path / "run", _setup(_EIGHT_A100))
+    paths = []
+    for number, (name, was, wrong) in enumerate(_WRONG[engine]):
+        text = files[name].read_text()
+        assert was in text
+        paths.append(tmp_path / f"{number}-{name}")
+        paths[-1].write_text(text.replace(was, wrong))
+    read = parse(engine, paths, tmp_path)
+    assert [path for path in paths if "error" not in read[path]] == []
 
 
 def test_every_node_runs_one_command_and_a_hopeless_failure_is_not_paid_for_again(
