@@ -467,7 +467,10 @@ def _local(value: str, base: Path, where: str) -> Path:
 
 
 def resolve_task(task: TaskSpec, base: Path) -> TaskSpec:
-    """A task with the files of its source taken relative to a folder."""
+    """A task with the files of its source and its metrics taken relative to a folder."""
+    if task.metrics is not None:
+        metrics = [_local_metric(name, base) for name in task.metrics]
+        task = task.model_copy(update={"metrics": metrics})
     if task.source.hub is not None:  # whose files are names in a folder yet to be given
         return task
     keys = ("path", "train", "validation", "test", "labels")
@@ -478,6 +481,13 @@ def resolve_task(task: TaskSpec, base: Path) -> TaskSpec:
         if value is not None
     }
     return task.model_copy(update={"source": task.source.model_copy(update=local)})
+
+
+def _local_metric(name: str, base: Path) -> str:
+    """``module:name``, where the module is a file in the folder, as ``/folder/module.py:name``."""
+    module, _, attribute = name.rpartition(":")
+    path = base / (module if module.endswith(".py") else f"{module.replace('.', '/')}.py")
+    return f"{path}:{attribute}" if module and path.is_file() else name
 
 
 def _resolve_model(model: str, base: Path, path: Path) -> str:

@@ -187,6 +187,9 @@ class TaskSpec(StrictModel):
         template: Name of a shipped task whose phrasings are used, own phrasing(s), or none for
             the generic ones.
         options: Of a multiple choice, how many options every row has; default: any number.
+        metrics: What evaluations measure, the headline first: names of metrics, and
+            ``module:name`` of own ones, of a module beside the spec or on Python's path; default:
+            those of the kind.
         max_bad_rows: How many unusable rows are left out before the task is refused, or ``any``.
     """
 
@@ -201,6 +204,7 @@ class TaskSpec(StrictModel):
     positive_label: str | None = None
     template: str | TemplateSpec | list[TemplateSpec] | None = None
     options: Annotated[int, Field(ge=2, le=26)] | None = None
+    metrics: Annotated[list[str], Field(min_length=1)] | None = None
     max_bad_rows: Annotated[int, Field(ge=0, le=MOST_ROWS)] | Literal["any"] = 0
 
     @model_validator(mode="before")

@@ -17,10 +17,15 @@ def task_of(entry: str | TaskSpec) -> TaskSpec:
     """The declaration behind an entry of ``tasks``.
 
     Raises:
-        InputError: Its columns do not fit its kind.
+        InputError: Its columns or metrics do not fit its kind.
     """
     task = shipped_task(entry) if isinstance(entry, str) else entry
     check_parts(task)
+    if task.metrics:
+        from multitask.metrics.registry import chosen
+
+        where = f"task {task.name!r}: key 'metrics'"
+        chosen(task.metrics, task.kind.name, task.kind.measures, where)
     return task
 
 
@@ -46,6 +51,7 @@ def define_task(declared: TaskSpec, labels: tuple[str, ...], words: TemplatesSpe
         list_labels=list_labels,
         answers=words.answers,
         positive_label=declared.positive_label,
+        metrics=tuple(declared.metrics or ()),
     )
     task = task.kind.define(task)
     require_distinct_responses(task)

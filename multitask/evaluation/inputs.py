@@ -68,6 +68,8 @@ def read_inputs(run: Run, split: str, limit: int | None, settings: Settings) -> 
     manifest = read_json(run.manifest)
     with understood(run.manifest):
         tasks = [task_from_record(name, record) for name, record in manifest["tasks"].items()]
+    for task in tasks:
+        task.chosen_metrics()  # before any work
     rows = _by_task(read_rows(run.split(split)), tasks, limit)
     validation, notes = _validation(run, split, limit, tasks, settings)
     return Inputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from multitask.evaluation.work import Finished
 from multitask.metrics.classification import accuracy, macro_f1
 from multitask.metrics.intervals import Interval
 from multitask.metrics.probability import rarer_label, reliability_bins, top
-from multitask.metrics.registry import Predictions, compute, metrics_of
+from multitask.metrics.registry import Metric, Predictions, compute, own_record
 from multitask.metrics.text import off_list_rate
 from multitask.tasks import Task
 
@@ -27,18 +27,21 @@ def task_results(task: Task, parts: Parts, settings: Settings) -> dict[str, Any]
     distribution = task.kind.closed and (settings.distribution or task.kind.exhaustive)
     rows = rows_of(predictions, task.labels, scored=distribution)
     rows = task.kind.measured(task, parts, replace(rows, positive_label=task.positive_label))
+    metrics = task.chosen_metrics()
     record: dict[str, Any] = {
         "kind": str(task.kind),
         "n": len(predictions),
         "seconds": main.seconds,
-        "metrics": _records(compute(rows, metrics_of(task.kind.name))),
+        "metrics": _records(compute(rows, metrics)),
         "truncated": {
             "rows": sum(p.dropped > 0 for p in predictions),
             "tokens": sum(p.dropped for p in predictions),
         },
-        "baselines": _baselines(task, parts, rows),
+        "baselines": _baselines(task, parts, rows, metrics),
         "part_seconds": {str(purpose): part.seconds for purpose, part in parts.items()},
     }
+    if own := own_record(metrics):
+        record["own_metrics"] = own
     if distribution:
         left = residual_mass(predictions)
         record["unvisited"] = {"mean": float(left.mean()), "max": float(left.max())}
@@ -61,10 +64,11 @@ def _reliability(rows: Predictions) -> list[dict[str, Any]]:
     return [asdict(found) for found in bins]
 
 
-def _baselines(task: Task, parts: Parts, rows: Predictions) -> dict[str, dict[str, Any]]:
+def _baselines(
+    task: Task, parts: Parts, rows: Predictions, metrics: Sequence[Metric]
+) -> dict[str, dict[str, Any]]:
     if Purpose.BASELINES not in parts:
         return {}
-    metrics = metrics_of(task.kind.name)
     return {
         name: _records(
             compute(Predictions(rows.gold, answers, task.labels, items=rows.items), metrics)

@@ -181,7 +181,7 @@ def rotated_accuracy(predictions: Predictions) -> Interval:
     needs=["rotated"],
 )
 def averaged_accuracy(predictions: Predictions) -> Bools:
-    """Accuracy of the option with the highest :func:`averaged` probability."""
+    """Accuracy of the option with the highest log-probability, averaged over all orders."""
     return np.array(_rotated(predictions).best)
 
 

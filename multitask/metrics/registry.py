@@ -29,13 +29,20 @@ Reports, the terminal and the documentation take title, direction and unit from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
+from multitask.errors import InputError, MultitaskError, did_you_mean
 from multitask.metrics.intervals import (
     Confusion,
     Floats,
@@ -48,6 +55,9 @@ from multitask.metrics.intervals import (
     means,
     share,
 )
+
+# Fields of predictions that every task can have.
+_ALWAYS = frozenset({"gold", "predicted", "labels", "items", "positive_label"})
 
 Unit = Literal["share", "number", "nats"]
 """A share of rows, or a mean of such, is shown in percent; all others as they are."""
@@ -204,6 +214,11 @@ class Metric:
         return compute(predictions, [self]).get(self.name)
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is a user's own."""
+        return not self.function.__module__.startswith("multitask.")
+
+    @property
     def is_share(self) -> bool:
         """Whether it is shown in percent."""
         return self.unit == "share"
@@ -262,6 +277,121 @@ def metrics_of(kind: str) -> list[Metric]:
     return [known for known in METRICS.values() if kind in known.kinds]
 
 
+def chosen(names: Sequence[str], kind: str, has: Collection[str], where: str) -> list[Metric]:
+    """The metrics that a task chooses; those of its kind where it chooses none.
+
+    Args:
+        names: Names of metrics, or ``module:name`` of a user's own: a module on Python's path, or
+            a file ``path/to/module.py:name``.
+        kind: The task's kind.
+        has: Fields of :class:`Predictions` that such tasks can have.
+        where: The key, for messages.
+
+    Raises:
+        InputError: A metric is unknown, chosen twice, of another kind, needs what the task does not
+            have, or its module cannot be imported.
+    """
+    found: dict[str, Metric] = {}
+    for name in names:
+        one = METRICS.get(name) or (_imported(name, where) if ":" in name else None)
+        fitting = [m.name for m in METRICS.values() if _misfit(m, kind, has) is None]
+        if one is None:
+            raise InputError(
+                f"unknown metric {name!r}", where=where, fix=did_you_mean(name, fitting)
+            )
+        misfit = _misfit(one, kind, has)
+        if misfit is not None:
+            raise InputError(
+                f"the metric {name!r} {misfit}", where=where, fix=did_you_mean(name, fitting)
+            )
+        if one.name in found:
+            raise InputError(
+                f"the metric {one.name!r} is there twice", where=where, fix="remove one"
+            )
+        found[one.name] = one
+    return list(found.values()) or metrics_of(kind)
+
+
+def _misfit(one: Metric, kind: str, has: Collection[str]) -> str | None:
+    """Why a task of a kind cannot have a metric; None where it can."""
+    if one.kinds and kind not in one.kinds:
+        return f"is of {' and '.join(one.kinds)}, not of {kind}"
+    lacking = [need for need in one.needs if need not in {*has, *_ALWAYS}]
+    if lacking:
+        what = "probabilities" if "log_probs" in lacking else " and ".join(lacking)
+        return f"needs {what}, which a task of the kind {kind} does not have"
+    return None
+
+
+def _imported(name: str, where: str) -> Metric:
+    """A user's own metric, by ``module:name``."""
+    place, _, attribute = name.rpartition(":")
+    try:
+        module = _module(place)
+    except Exception as error:  # noqa: BLE001 (the user's module may raise anything)
+        what = str(error) or type(error).__name__
+        raise InputError(
+            f"the metric {name!r} cannot be imported: {what}",
+            where=where,
+            fix="put its module beside the spec or on Python's path, and correct what it says",
+        ) from None
+    found = getattr(module, attribute, None)
+    if isinstance(found, Metric):
+        return found
+    there = [key for key, value in vars(module).items() if isinstance(value, Metric)]
+    raise InputError(
+        f"{place!r} has no metric {attribute!r}"
+        if found is None
+        else f"{attribute!r} of {place!r} is no metric",
+        where=where,
+        fix=did_you_mean(attribute, there)
+        if there
+        else "put `@metric(name=..., title=...)` of multitask.metrics above a function",
+    )
+
+
+def _module(place: str) -> ModuleType:
+    """Import a module by its name, or a file; what lies beside a file can be imported by it."""
+    path = Path(place)
+    if path.suffix != ".py":
+        return import_module(place)
+    name = f"own_metrics_of_{path.stem}"
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ImportError(f"there is no file {place}")
+    module = sys.modules[name] = module_from_spec(spec)
+    sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def own_record(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+    """What results.json says of metrics that do not ship with multitask."""
+    return {
+        one.name: {
+            "title": one.title,
+            "higher_is_better": one.higher_is_better,
+            "unit": one.unit,
+        }
+        for one in metrics
+        if one.is_own
+    }
+
+
+def adopt(results: Mapping[str, Any]) -> None:
+    """Take what results.json says of own metrics, so that their titles are known here."""
+    for task in results["tasks"].values():
+        for name, about in task.get("own_metrics", {}).items():
+            METRICS.setdefault(name, Metric(name, _not_here, **about))
+
+
+def _not_here(_: Predictions) -> None:
+    """Of a metric that only its results tell of."""
+
+
 def compute(predictions: Predictions, metrics: Iterable[Metric]) -> dict[str, Interval]:
     """Metrics with their intervals, by name, in the order given.
 
@@ -270,6 +400,7 @@ def compute(predictions: Predictions, metrics: Iterable[Metric]) -> dict[str, In
 
     Raises:
         ValueError: Predictions that a metric refuses, such as a gold answer that is no label.
+        MultitaskError: A user's own metric raised an error.
     """
     chosen = [m for m in metrics if all(getattr(predictions, need) is not None for need in m.needs)]
     found: dict[str, Interval] = {}
@@ -278,7 +409,7 @@ def compute(predictions: Predictions, metrics: Iterable[Metric]) -> dict[str, In
     for one in chosen:
         if one.of == "confusion":
             continue
-        result = one.function(predictions)
+        result = _called(one, predictions)
         if isinstance(result, Statistic):
             statistics[one.name] = result
         elif isinstance(result, Interval):
@@ -298,7 +429,24 @@ def compute(predictions: Predictions, metrics: Iterable[Metric]) -> dict[str, In
         found |= bootstrap(means(columns), len(predictions), predictions.items)
     found |= _of_statistics(statistics, predictions)
     found |= _of_confusion([m for m in chosen if m.of == "confusion"], predictions)
-    return {one.name: found[one.name] for one in chosen if one.name in found}
+    defined = {name for name, interval in found.items() if interval.value == interval.value}
+    return {one.name: found[one.name] for one in chosen if one.name in defined}
+
+
+def _called(one: Metric, predictions: Predictions) -> Any:
+    if not one.is_own:
+        return one.function(predictions)
+    try:
+        # Of no rows, numpy's mean is NaN, which says "not defined" here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return one.function(predictions)
+    except Exception as error:
+        raise MultitaskError(
+            f"the metric {one.name!r} failed: {type(error).__name__}: {error}",
+            where=f"{one.function.__module__}.{one.function.__qualname__}",
+            fix="correct it and evaluate again: what is scored is kept",
+        ) from error
 
 
 def _of_statistics(
@@ -332,7 +480,7 @@ def _recomputed(one: Metric, predictions: Predictions) -> Statistic:
     def function(weights: Floats) -> Floats:
         values = []
         for row in weights.astype(np.int64):
-            value = one.function(predictions.take(np.repeat(np.arange(len(row)), row)))
+            value = _called(one, predictions.take(np.repeat(np.arange(len(row)), row)))
             values.append(np.nan if value is None else float(value))
         return np.array(values)
 

@@ -152,7 +152,7 @@ def rouge_l(predictions: Predictions) -> Floats:
 
 @metric(name="bleu", title="BLEU", kinds=_GENERATION)
 def bleu(predictions: Predictions) -> Statistic:
-    """Corpus BLEU by ``sacrebleu`` (Papineni et al., 2002; Post, 2018), divided by 100.
+    """Corpus BLEU by sacreBLEU (Papineni et al., 2002; Post, 2018), divided by 100.
 
     sacreBLEU's defaults: case counts, 13a tokenisation, exponential smoothing. In a resample
     (Koehn, 2004, "Statistical significance tests for machine translation evaluation") the n-gram

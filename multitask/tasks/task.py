@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from multitask.tasks.example import Example
 from multitask.tasks.kinds import Kind, kind_named
 from multitask.tasks.template import Template
+
+if TYPE_CHECKING:
+    from multitask.metrics.registry import Metric
 
 Answers = Literal["letter", "text"]
 
@@ -28,6 +31,7 @@ class Task:
         asked_labels: Labels of which each is asked for by itself, yes or no; none but of a kind
             whose rows have several, where ``labels`` are the answers to that.
         positive_label: Of two classes, the one that is looked for; None: the rarer one.
+        metrics: Names of the metrics that are wanted, the headline first; none: the kind's.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Task:
     answers: Answers = "letter"
     positive_label: str | None = None
     asked_labels: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
 
     def template(self, name: str) -> Template:
         """The phrasing of that name; KeyError when the task has none such."""
@@ -67,6 +72,17 @@ class Task:
         """The labels that a row with these options can have."""
         return self.kind.candidates(self, choices)
 
+    def chosen_metrics(self) -> list[Metric]:
+        """The metrics that are wanted, the headline first.
+
+        Raises:
+            InputError: One is unknown, is not for such a task, or cannot be imported.
+        """
+        from multitask.metrics.registry import chosen
+
+        where = f"task {self.name!r}: key 'metrics'"
+        return chosen(self.metrics, self.kind.name, self.kind.measures, where)
+
     def constants(self) -> dict[str, object]:
         """The variables of a prompt that are the same for every row."""
         return {
@@ -85,6 +101,7 @@ def task_record(task: Task) -> dict[str, Any]:
         "answers": task.answers,
         "positive_label": task.positive_label,
         **({"asked_labels": list(task.asked_labels)} if task.asked_labels else {}),
+        **({"metrics": list(task.metrics)} if task.metrics else {}),
         "templates": [
             {"name": t.name, "prompt": t.prompt, "response": t.response} for t in task.templates
         ],
@@ -102,4 +119,5 @@ def task_from_record(name: str, record: Mapping[str, Any]) -> Task:
         answers=record["answers"],
         positive_label=record["positive_label"],
         asked_labels=tuple(record.get("asked_labels", ())),
+        metrics=tuple(record.get("metrics", ())),
     )

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from multitask.metrics import METRICS, Confusion, Interval, Metric, Predictions, Statistic, metric
+from multitask.metrics.__main__ import table
 from multitask.metrics.intervals import wilson
 from multitask.metrics.registry import compute, metrics_of
 from multitask.tasks import KINDS, Kind
@@ -46,6 +48,20 @@ def test_every_metric_says_what_it_is() -> None:
         assert known.title
         assert known.function.__doc__
         assert known.unit == "share" or not known.is_share
+
+
+def test_the_page_of_metrics_is_that_of_the_registry() -> None:
+    """Else run ``python -m multitask.metrics > docs/metrics.md``."""
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    assert page.read_text(encoding="utf-8") == table()
+
+
+def test_an_own_metric_need_not_be_defined_on_every_resample() -> None:
+    rare = Predictions(["a"] * 3 + ["b"] * 60, ["a"] * 63, "ab")
+    gold = _metric(lambda p: np.array([x == "a" for x in p.predicted])[np.array(p.gold) == "a"])
+    mean = _metric(lambda p: gold.function(p).mean())
+    assert mean(rare) == Interval(1.0, 1.0, 1.0)
+    assert mean(Predictions(["b"], ["b"], "ab")) is None
 
 
 def test_booleans_are_a_share_with_wilsons_interval() -> None:

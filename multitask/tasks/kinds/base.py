@@ -48,6 +48,7 @@ class Kind:
         headline: The metric that stands for a task.
         hub_task: The task type of the Hub's model index.
         sections: What a report has besides: ``confusion``, ``positions``.
+        measures: Fields of :class:`~multitask.metrics.registry.Predictions` that metrics may need.
     """
 
     name: ClassVar[str]
@@ -61,6 +62,7 @@ class Kind:
     headline: ClassVar[str] = "accuracy"
     hub_task: ClassVar[str]
     sections: ClassVar[frozenset[str]] = frozenset()
+    measures: ClassVar[frozenset[str]] = frozenset({"log_probs", "residual_mass"})
 
     def __str__(self) -> str:
         return self.name

@@ -28,6 +28,7 @@ class Generation(Kind):
     )
     closed = False
     headline = "exact_match"
+    measures = frozenset({"texts"})
     hub_task = "text-generation"
 
     def reader(

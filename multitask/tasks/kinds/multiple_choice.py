@@ -35,6 +35,7 @@ class MultipleChoice(Kind):
     keys = frozenset({"options"})
     exhaustive = True
     hub_task = "multiple-choice"
+    measures = Kind.measures | {"choices", "by_letter", "text_scores", "rotated"}
     sections = frozenset({"positions"})
 
     def reader(
