@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,20 +60,21 @@ def push(
 
     Example: multitask push runs/first me/first-adapter
     """
-    from multitask.hub import PushSettings
-    from multitask.hub import push as push_run
+    from multitask.hub.push import PushSettings
+    from multitask.hub.push import push as push_run
     from multitask.quiet import quiet_libraries
     from multitask.run import Run
-    from multitask.terminal import progress_bar
 
     opened = Run.open(run)
     repo_id = repo_id or _repo_of(opened)
+    if sys.stderr.isatty():  # the Hub's own client shows how far an upload is
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0")
     quiet_libraries()
     settings = PushSettings(merged, force, public, license_, base_model, checkpoint)
-    with progress_bar() as bar:
-        done = push_run(opened, repo_id, settings, progress=bar.update, report=bar.say)
+    say = partial(typer.echo, err=True)
+    done = push_run(opened, repo_id, settings, report=say)
     for note in done.notes:
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     typer.echo(f"{done.url}\n{done.files} files, commit {done.commit}")
 
 

@@ -20,13 +20,13 @@ def report(
 
     Example: multitask report runs/first
     """
-    from multitask.reports.content import gather
+    from multitask.reports.load import gather
     from multitask.reports.terminal import print_summary
-    from multitask.reports.write import write_content
+    from multitask.reports.write import write_report
     from multitask.run import Run
 
     opened = Run.open(run)
-    content = gather(opened, name)
-    print_summary(content)
-    for path in write_content(opened, content):
+    found = gather(opened, name)
+    print_summary(found)
+    for path in write_report(opened, found):
         typer.echo(f"report: {path}")

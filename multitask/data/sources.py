@@ -8,7 +8,6 @@ loading script, so no remote code is run.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from multitask.data.mapping import Files, TaskData, read_mapped
 from multitask.data.readers import Rejects
 from multitask.digests import sha256
 from multitask.errors import InputError
+from multitask.hub.client import retried, status_of
 from multitask.task_spec import HubPlace, Split, TaskSpec
 
 # Readers in Python, for files that no mapping can describe.
@@ -212,7 +212,6 @@ _SPLIT_WORDS = {"train": "train", "test": "test"} | dict.fromkeys(
     ("validation", "valid", "val", "dev"), "validation"
 )
 _RETRIES = 3
-_FIRST_WAIT = 0.5
 
 
 class HubUnreachableError(InputError):
@@ -357,31 +356,21 @@ def _fetch(dataset: HubPlace, name: str, commit: str) -> Path:
 def _asking(dataset: HubPlace, ask: Callable[[], _T], *, tries: int = _RETRIES) -> _T:
     """Call the Hub; wait and repeat on what passes, explain what does not."""
     import httpx
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    from huggingface_hub.errors import HfHubHTTPError
 
-    last: Exception | None = None
-    for attempt in range(tries):
-        if attempt:
-            time.sleep(_FIRST_WAIT * 2 ** (attempt - 1))
-        try:
-            return ask()
-        except HfHubHTTPError as error:
-            if _status(error) < 500:
-                raise _refusal(dataset, error) from None
-            last = error
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-            last = error.__cause__ if isinstance(error.__cause__, Exception) else error
-            if isinstance(last, HfHubHTTPError) and _status(last) < 500:
-                raise _refusal(dataset, last) from None
-        except (httpx.TransportError, OSError) as error:  # a cut or a short download among them
-            last = error
+    def passes(error: Exception) -> bool:
+        last = _behind(error)
+        return isinstance(last, (httpx.TransportError, OSError)) and not 0 < status_of(last) < 500
+
+    try:
+        return retried(ask, passes, tries)
+    except (httpx.TransportError, OSError) as error:  # a cut or a short download among them
+        last = _behind(error)
     if isinstance(last, HfHubHTTPError):
+        if status_of(last) < 500:
+            raise _refusal(dataset, last) from None
         raise InputError(
-            f"the Hub answers {_status(last)} again and again",
+            f"the Hub answers {status_of(last)} again and again",
             where=dataset.page,
             fix="try again later, or download the data by hand and pass --data-dir",
         )
@@ -397,14 +386,18 @@ def _asking(dataset: HubPlace, ask: Callable[[], _T], *, tries: int = _RETRIES) 
     )
 
 
-def _status(error: Exception) -> int:
-    return int(getattr(getattr(error, "response", None), "status_code", 0) or 0)
+def _behind(error: Exception) -> Exception:
+    """What kept huggingface_hub from asking, where it says only that the cache has no copy."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    known = isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled))
+    return error.__cause__ if known and isinstance(error.__cause__, Exception) else error
 
 
 def _refusal(dataset: HubPlace, error: Exception) -> InputError:
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
-    status, page = _status(error), dataset.page
+    status, page = status_of(error), dataset.page
     if isinstance(error, GatedRepoError) or status in (401, 403):
         return InputError(
             f"the Hub refuses access to {dataset.repo} ({status}): it is gated or private",

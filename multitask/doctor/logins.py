@@ -42,7 +42,7 @@ class HubQuestions:
             self._who = Pending(self._api.whoami, seconds)
         self._model = _hub_model(subject)
         if self._model and not self.offline:
-            from multitask.hub.access import check_readable
+            from multitask.hub.client import check_readable
 
             self._readable = Pending(partial(check_readable, self._api, self._model), seconds)
         self._datasets = [_Dataset(task, seconds) for task in _tasks(subject)]
@@ -205,7 +205,7 @@ def _answer(asked: Pending[Any]) -> Any:
     import httpx
     from huggingface_hub.errors import HfHubHTTPError
 
-    from multitask.hub.calls import explain, status_of
+    from multitask.hub.client import explain, status_of
 
     try:
         return asked.get()
@@ -218,7 +218,7 @@ def _answer(asked: Pending[Any]) -> Any:
 
 
 def _push(repo: str, who: Mapping[str, Any] | None, *, has_token: bool) -> Check:
-    from multitask.hub.access import check_rights
+    from multitask.hub.client import check_rights
 
     name = "push"
     if who is None:

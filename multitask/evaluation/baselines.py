@@ -10,6 +10,12 @@ import numpy as np
 
 from multitask.data.render import Row, gold
 
+TITLES = {
+    "majority": "Majority label",
+    "tfidf_logistic_regression": "TF-IDF + logistic regression",
+}
+"""Titles of the functions below, by their names in results.json."""
+
 
 def majority(train: Sequence[Row], test: Sequence[Row]) -> list[str]:
     """Answer every row with the most frequent training label; ties go to the first by name."""

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multitask import __version__
 from multitask.checkpoints.consolidate import loaded_files
+from multitask.digests import sha256
 from multitask.errors import InputError, MultitaskError
 from multitask.evaluation.calibration import FILE_NAME as CALIBRATION
 from multitask.evaluation.checkpoint import choose, consolidate
 from multitask.evaluation.models import base_model
-from multitask.files import read_json, read_mapping, read_text
-from multitask.hub.access import Repository, check_login, inspect
-from multitask.hub.calls import calling
-from multitask.hub.card import CardInput, card_text
-from multitask.hub.evaluations import Evaluation, own_evaluations
-from multitask.hub.licenses import KNOWN, check_license
-from multitask.hub.prompts import FILE_NAME as TASKS
-from multitask.hub.prompts import tasks_record
-from multitask.hub.upload import Content, Progress, create, is_same, upload
-from multitask.hub.weights import Found, find, is_repo, portable_adapter_config
-from multitask.hub.weights import prepare as prepare_weights
+from multitask.formatting import plural, size
+from multitask.hub.card import LICENSES, Card, check_license, own_evaluations
+from multitask.hub.client import Repository, calling, check_login, explain, inspect
+from multitask.hub.weights import Weights, find, is_repo, portable_adapter_config, prepare
 from multitask.run import Run, write_atomic
-from multitask.scrub import hide_secrets, scrub
-from multitask.tasks import task_from_record
+from multitask.scrub import hide_secrets
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_VERSION = re.compile(r"(?m)^- (PEFT|Transformers|Pytorch|Datasets|Tokenizers) (\S+)$")
-_AXOLOTL = re.compile(r"axolotl version: `([^`]+)`")
+Content = Path | bytes
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,6 @@ def push(
     settings: PushSettings | None = None,
     *,
     api: HfApi | None = None,
-    progress: Progress = lambda *_: None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Pushed:
     """Upload a run's model with its card, in one commit.
@@ -98,22 +88,20 @@ def push(
         repo: ``owner/name``, or a name alone for the user's own.
         settings: What is pushed, and how.
         api: The Hub; default: the one of ``HF_ENDPOINT``, with the login of this machine.
-        progress: Told what is sent, bytes done, bytes in total, and a note.
         report: Told what takes long.
 
     Raises:
         InputError: There is nothing to push, or the Hub refuses.
         MultitaskError: Merging or the upload failed.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
     from huggingface_hub.utils import logging as hub_logging
 
     settings = settings or PushSettings()
     choice = choose(run, settings.checkpoint)
-    found = find(
-        run, _merging(run, lambda: consolidate(run, choice, report)), merged=settings.merged
-    )
-    base = _base_of(run, found, settings)
+    folder = _merging(run, lambda: consolidate(run, choice, report))
+    weights = find(run, folder, merged=settings.merged)
+    base = _base_of(run, weights, settings)
     if settings.license is not None:
         check_license(settings.license)
     api = api or HfApi()
@@ -121,9 +109,11 @@ def push(
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     repo = check_login(api, repo)
     work = run.root / "hub"
-    unfinished = _Unfinished(work / "upload.json", str(api.endpoint or constants.ENDPOINT), repo)
+    unfinished = work / "upload.json"
+    mark = json.dumps({"endpoint": api.endpoint, "repo": repo}) + "\n"
     there = inspect(api, repo)
-    _check_state(there, settings, goes_on=unfinished.is_there())
+    goes_on = unfinished.is_file() and unfinished.read_text("utf-8", "replace") == mark
+    _check_state(there, settings, goes_on=goes_on)
     evaluations, notes = own_evaluations(run, choice.folder)
     notes += [choice.note] if choice.note else []
     license_ = settings.license or _license_of(api, repo, run, base)
@@ -133,90 +123,34 @@ def push(
         notes.append(f"not evaluated; for scores in the card: multitask evaluate {run.root}")
     if settings.public and there.exists and there.private:
         notes.append("the repository stays private as it is; change that in its settings")
-    unfinished.begin()
+    write_atomic(unfinished, mark)
     if not there.exists:
         # Before the work: the surest check of the right to write.
-        there = create(api, repo, private=not settings.public)
-    folder = _merging(run, lambda: prepare_weights(found, work, report))
-    card = _card(run, found, repo, (base, license_), evaluations)
-    files = _files(run, folder, card)
-    if is_same(files, there):
+        there = _create(api, repo, private=not settings.public)
+    folder = _merging(run, lambda: prepare(weights, work, report))
+    files = _files(folder, Card(run, repo, weights, base, license_, evaluations))
+    if _is_same(files, there):
         commit = str(there.head)
         notes.append("the repository has all of it already")
     else:
         _check_state(there, settings, goes_on=False)
-        commit = upload(api, there, files, f"Push {run.root.name}", progress)
+        commit = _upload(api, there, files, f"Push {run.root.name}", report)
     shutil.rmtree(work / "model", ignore_errors=True)
-    unfinished.end()
-    endpoint = str(api.endpoint or constants.ENDPOINT)
-    return Pushed(repo, f"{endpoint}/{repo}", commit, len(files), tuple(notes))
-
-
-def _card(
-    run: Run,
-    found: Found,
-    repo: str,
-    of_base: tuple[str | None, str | None],
-    evaluations: Sequence[Evaluation],
-) -> CardInput:
-    """What the card is made from; of the base, its repository and the license."""
-    manifest = read_json(run.manifest)["tasks"]
-    return CardInput(
-        run=run,
-        repo=repo,
-        is_adapter=found.pushes_adapter,
-        merged=found.merge,
-        base_model=of_base[0],
-        license=of_base[1],
-        method=_method(run),
-        tasks=[task_from_record(name, record) for name, record in manifest.items()],
-        manifest=manifest,
-        evaluations=evaluations,
-        plan=_text(run.plan, run),
-        axolotl=_text(run.axolotl, run),
-        calibration=_calibration(found.folder, evaluations),
-        versions=_versions(run),
-    )
-
-
-@dataclass(frozen=True)
-class _Unfinished:
-    """A file in the run while an upload to a repository has begun and not ended."""
-
-    path: Path
-    endpoint: str
-    repo: str
-
-    def is_there(self) -> bool:
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return False
-        return bool(content == self._content())
-
-    def begin(self) -> None:
-        write_atomic(self.path, json.dumps(self._content()) + "\n")
-
-    def end(self) -> None:
-        self.path.unlink(missing_ok=True)
-        if not any(self.path.parent.iterdir()):
-            self.path.parent.rmdir()
-
-    def _content(self) -> dict[str, str]:
-        return {"endpoint": self.endpoint, "repo": self.repo}
+    unfinished.unlink(missing_ok=True)
+    if not any(work.iterdir()):
+        work.rmdir()
+    return Pushed(repo, f"{api.endpoint}/{repo}", commit, len(files), tuple(notes))
 
 
 def _check_state(there: Repository, settings: PushSettings, *, goes_on: bool) -> None:
     """Refuse a repository that must not be written to as it is."""
-    if not there.exists:
-        return
-    if not there.is_empty and not settings.force and not goes_on:
+    if there.files and not settings.force and not goes_on:
         raise InputError(
-            f"the repository exists and holds {len(there.own_files)} files",
+            f"the repository exists and holds {len(there.files)} files",
             where=there.name,
             fix="choose another name, or pass --force to replace them (its history keeps them)",
         )
-    if not there.private and not settings.public:
+    if there.exists and not there.private and not settings.public:
         raise InputError(
             "the repository is public",
             where=there.name,
@@ -224,7 +158,7 @@ def _check_state(there: Repository, settings: PushSettings, *, goes_on: bool) ->
         )
 
 
-def _base_of(run: Run, found: Found, settings: PushSettings) -> str | None:
+def _base_of(run: Run, weights: Weights, settings: PushSettings) -> str | None:
     """The base's repository; None where a whole model was trained from a folder."""
     if settings.base_model is not None:
         if not is_repo(settings.base_model):
@@ -233,13 +167,13 @@ def _base_of(run: Run, found: Found, settings: PushSettings) -> str | None:
                 fix="such as owner/name",
             )
         return settings.base_model
-    for name in (found.base or "", base_model(run)):
+    for name in (weights.base or "", base_model(run)):
         if is_repo(name):
             return name
-    if found.pushes_adapter:
+    if weights.pushes_adapter:
         raise InputError(
-            f"the adapter's base model {found.base!r} is a folder, which others do not have",
-            where=found.folder,
+            f"the adapter's base model {weights.base!r} is a folder, which others do not have",
+            where=weights.folder,
             fix="name its repository with --base-model OWNER/NAME, or pass --merged",
         )
     return None
@@ -266,7 +200,7 @@ def _license_of(api: HfApi, repo: str, run: Run, base: str | None) -> str | None
         name = name[0] if len(name) == 1 else None
     if name is None:
         return None
-    return str(name) if name in KNOWN else "other"
+    return str(name) if name in LICENSES else "other"
 
 
 def _merging(run: Run, merge: Callable[[], Path]) -> Path:
@@ -280,24 +214,24 @@ def _merging(run: Run, merge: Callable[[], Path]) -> Path:
         ) from None
 
 
-def _files(run: Run, folder: Path, card: CardInput) -> dict[str, Content]:
+def _files(folder: Path, card: Card) -> dict[str, Content]:
     """Everything that is uploaded, by its path in the repository."""
     files: dict[str, Content] = {path.name: path for path in loaded_files(folder)}
-    if card.is_adapter:
+    if card.weights.pushes_adapter:
         files.pop("config.json", None)
         assert card.base_model is not None
         path = folder / "adapter_config.json"
         files[path.name] = portable_adapter_config(path, card.base_model)
     if card.calibration is not None:
         files[CALIBRATION] = _json(card.calibration)
-    files[TASKS] = _json(tasks_record(card.tasks))
-    for path in (run.spec, run.plan, run.axolotl):
+    files["tasks.json"] = _json(card.definitions())
+    for path in (card.run.spec, card.run.plan, card.run.axolotl):
         if path.is_file():
-            files[path.name] = _text(path, run).encode()
+            files[path.name] = card.text(path).encode()
     for evaluation in card.evaluations:
-        name = f"evaluation/{evaluation.name}/results.json"
-        files[name] = _text(evaluation.path, run).encode()
-    files["README.md"] = hide_secrets(card_text(card)).encode()
+        name = f"evaluation/{evaluation['name']}/results.json"
+        files[name] = card.text(evaluation["path"]).encode()
+    files["README.md"] = hide_secrets(str(card)).encode()
     return files
 
 
@@ -305,34 +239,72 @@ def _json(content: object) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def _text(path: Path, run: Run) -> str:
-    if not path.is_file():
-        return ""
-    return scrub(read_text(path), run.root, yaml=path.suffix == ".yaml")
+def _create(api: HfApi, repo: str, *, private: bool) -> Repository:
+    """Make a repository that is not there yet."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        calling(repo, lambda: api.create_repo(repo, private=private), known=(409,))
+    except HfHubHTTPError as error:
+        # Perhaps our own: made, but the answer was lost and the call repeated.
+        made = inspect(api, repo)
+        if not made.exists or made.files:
+            raise explain(repo, error) from None
+        return made
+    return inspect(api, repo)
 
 
-def _method(run: Run) -> str:
-    return str(read_mapping(run.spec).get("method", "full"))
+def _is_same(files: Mapping[str, Content], there: Repository) -> bool:
+    """Whether a repository holds exactly these files."""
+    return files.keys() == there.files.keys() and all(
+        _digest(content, there.files[name]) == there.files[name] for name, content in files.items()
+    )
 
 
-def _calibration(folder: Path, evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
-    """The calibration beside the model, or else the evaluation of these weights."""
-    if not evaluations:
-        return None
-    places = (folder, *(evaluation.path.parent for evaluation in evaluations))
-    path = next((p / CALIBRATION for p in places if (p / CALIBRATION).is_file()), None)
-    if path is None:
-        return None
-    return read_json(path)
+def _digest(content: Content, like: str) -> str:
+    """SHA-256 of a file where that is what the Hub gives of it, else its blob's id."""
+    from huggingface_hub.utils.sha import git_hash
+
+    if isinstance(content, Path) and len(like) == 64:
+        return sha256(content)
+    data = content if isinstance(content, bytes) else content.read_bytes()
+    return hashlib.sha256(data).hexdigest() if len(like) == 64 else git_hash(data)
 
 
-def _versions(run: Run) -> dict[str, str]:
-    """What the training was made with, as Axolotl wrote it beside the model."""
-    found = {"multitask": __version__}
-    readme = run.model / "README.md"
-    if readme.is_file():
-        text = read_text(readme)
-        if axolotl := _AXOLOTL.search(text):
-            found["axolotl"] = axolotl[1]
-        found |= dict(_VERSION.findall(text))
-    return found
+def _upload(
+    api: HfApi,
+    there: Repository,
+    files: Mapping[str, Content],
+    title: str,
+    report: Callable[[str], None],
+) -> str:
+    """Replace a repository's files by these in one commit, and return the commit.
+
+    huggingface_hub sends the large files first, one after the other, and none that the Hub has
+    already. So until the end the repository is as it was, and a cut costs one file.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    adds = [
+        CommitOperationAdd(name, str(content) if isinstance(content, Path) else content)
+        for name, content in files.items()
+    ]
+    deletions = [CommitOperationDelete(path) for path in sorted(there.files.keys() - files.keys())]
+    total = sum(add.upload_info.size for add in adds)
+    report(f"uploading {plural(len(adds), 'file')}, {size(total)}, to {there.name}")
+
+    def commit() -> str:
+        now = inspect(api, there.name)
+        if now.head != there.head and _is_same(files, now):
+            # The commit before this attempt arrived, its answer did not.
+            return str(now.head)
+        made = api.create_commit(
+            there.name,
+            [*adds, *deletions],
+            commit_message=title,
+            parent_commit=there.head,
+            num_threads=1,
+        )
+        return str(made.oid)
+
+    return calling(there.name, commit)

@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from multitask.checkpoints import Checkpoint, list_checkpoints
 from multitask.checkpoints.consolidate import SHARD_SIZE, SHARDS, merge_shards
 from multitask.errors import InputError, MultitaskError
 from multitask.evaluation.model_key import model_key
+from multitask.files import read_json
+from multitask.formatting import first_line
 from multitask.models.adapter import decomposes, load_adapter
 from multitask.run import Run, staged_folder, write_atomic
 
@@ -23,7 +24,7 @@ _REPO = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
-class Found:
+class Weights:
     """What training left, and what has to be done to it.
 
     Attributes:
@@ -39,11 +40,6 @@ class Found:
     shards: Checkpoint | None
     merge: bool
     base: str | None
-
-    @property
-    def needs_work(self) -> bool:
-        """Whether files have to be made that the run does not have."""
-        return self.merge or self.shards is not None
 
     @property
     def pushes_adapter(self) -> bool:
@@ -63,30 +59,20 @@ def is_repo(name: str) -> bool:
     return bool(_REPO.fullmatch(name)) and not Path(name).exists()
 
 
-def find(run: Run, folder: Path, *, merged: bool) -> Found:
+def find(run: Run, folder: Path, *, merged: bool) -> Weights:
     """Look at what training left in a folder; nothing is loaded.
 
     Raises:
         InputError: There is no adapter to merge, or no weights.
     """
-    adapter = _adapter_config(folder)
+    path = folder / "adapter_config.json"
+    adapter = read_json(path) if path.is_file() else None
     weights = any(folder.glob("*model*.safetensors"))
     if merged and adapter is None:
         raise InputError("there is no adapter to merge", where=folder, fix="leave out --merged")
     base = None if adapter is None else str(adapter.get("base_model_name_or_path") or "")
     shards = None if weights else _shards(run)
-    return Found(folder, adapter is not None, shards, merged, base)
-
-
-def _adapter_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"not JSON: {error}", where=path) from None
-    return content
+    return Weights(folder, adapter is not None, shards, merged, base)
 
 
 def _shards(run: Run) -> Checkpoint:
@@ -98,7 +84,7 @@ def _shards(run: Run) -> Checkpoint:
     last = found[-1]
     if not last.complete:
         raise InputError(f"{last.state}: {'; '.join(last.problems)}", where=last.path, fix=fix)
-    state = json.loads((last.path / "trainer_state.json").read_text(encoding="utf-8"))
+    state = read_json(last.path / "trainer_state.json")
     if last.step < int(state.get("max_steps") or 0):
         raise InputError(
             f"training stopped at step {last.step} of {state['max_steps']}",
@@ -108,7 +94,7 @@ def _shards(run: Run) -> Checkpoint:
     return last
 
 
-def prepare(found: Found, work: Path, report: Report) -> Path:
+def prepare(found: Weights, work: Path, report: Report) -> Path:
     """Make the folder with the files that others load.
 
     What has to be merged is merged into a folder beside ``work`` first and renamed at the end; a
@@ -127,7 +113,7 @@ def prepare(found: Found, work: Path, report: Report) -> Path:
     """
     for left in work.glob(".model.*.partial"):
         shutil.rmtree(left, ignore_errors=True)
-    if not found.needs_work:
+    if not found.merge and found.shards is None:
         return found.folder
     out, key = work / "model", found.key()
     mark = out / ".multitask-merged"
@@ -173,18 +159,14 @@ def _merge_adapter(adapter: Path, out: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(str(adapter))
     except (OSError, ValueError, RuntimeError) as error:
         raise MultitaskError(
-            f"the adapter cannot be merged: {_first_line(error)}", where=adapter, fix=fix
+            f"the adapter cannot be merged: {first_line(error)}", where=adapter, fix=fix
         ) from None
     whole.save_pretrained(out, max_shard_size=SHARD_SIZE)
     tokenizer.save_pretrained(out)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def portable_adapter_config(path: Path, base: str) -> bytes:
     """An adapter's configuration that names its base by the repository that others have."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     content["base_model_name_or_path"] = base
     return (json.dumps(content, indent=2) + "\n").encode()

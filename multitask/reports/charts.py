@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from multitask.reports.training import Curve, Moment
+from multitask.reports.training import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,24 +118,24 @@ class Charts:
 
         return self._figure(title, list(series) if len(series) > 1 else [], draw)
 
-    def time_line(self, title: str, moments: Sequence[Moment]) -> Markup:
+    def time_line(self, title: str, moments: Sequence[Mapping[str, Any]]) -> Markup:
         """Steps over time, with starts, checkpoints and restarts."""
         kinds = {"start": ">", "restart": "X", "checkpoint": "o", "end": "s"}
-        shown = [kind for kind in kinds if any(moment.kind == kind for moment in moments)]
+        shown = [kind for kind in kinds if any(m["kind"] == kind for m in moments)]
 
         def draw(axes: Axes) -> None:
             # Each attempt is a line of its own: between two, nothing was trained.
-            parts: list[list[Moment]] = []
+            parts: list[list[Mapping[str, Any]]] = []
             for moment in moments:
-                if moment.kind in ("start", "restart"):
+                if moment["kind"] in ("start", "restart"):
                     parts.append([])
                 parts[-1].append(moment)
             for part in parts:
-                axes.plot([m.minutes for m in part], [m.step for m in part], color=_INK)
+                axes.plot([m["minutes"] for m in part], [m["step"] for m in part], color=_INK)
             for place, kind in enumerate(shown):
-                at = [m for m in moments if m.kind == kind]
+                at = [m for m in moments if m["kind"] == kind]
                 axes.plot(
-                    [m.minutes for m in at], [m.step for m in at], kinds[kind],
+                    [m["minutes"] for m in at], [m["step"] for m in at], kinds[kind],
                     color=SERIES[place], markersize=7 if kind == "restart" else 5, clip_on=False,
                 )  # fmt: skip
             axes.set(xlabel="minutes", ylabel="step")

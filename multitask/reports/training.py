@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +16,22 @@ Curve = list[tuple[int, float]]
 """Steps and values."""
 
 _SPREAD = ("macro", "worst")
+_MOMENTS = {"start": "start", "save": "checkpoint", "end": "end"}
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Something that happened during the training.
+def read_training(run: Run) -> dict[str, Any]:
+    """Read whatever the run has of a training.
 
-    Attributes:
-        minutes: Since its first start.
-        step: The optimizer step.
-        kind: ``start``, ``restart``, ``checkpoint`` or ``end``.
-        text: What people read.
+    Returns:
+        Short ``facts`` by name; curves of the training ``loss`` and the ``validation_loss``, and
+        of ``tasks`` by measure, then task; supervised ``tokens`` by task; ``moments`` (starts,
+        restarts, checkpoints, end: ``minutes`` since the first start, ``step`` and ``kind``);
+        ``attempts`` of a supervised training, a sentence each; and the estimates of ``cost`` that
+        the plan gives. Each is empty where nothing was recorded.
+
+    Raises:
+        InputError: A log is damaged.
     """
-
-    minutes: float
-    step: int
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Training:
-    """What was recorded; each part may be missing.
-
-    Attributes:
-        facts: Short facts by name.
-        loss: Training loss.
-        validation_loss: Loss over all validation rows.
-        tasks: Validation curves by measure, then task.
-        tokens: Supervised tokens that each task was trained on.
-        moments: Starts, checkpoints, ends.
-        attempts: How each attempt of a supervised training began and ended.
-        cost: Estimates of time, memory, disk and cost, from the plan.
-    """
-
-    facts: dict[str, str] = field(default_factory=dict)
-    loss: Curve = field(default_factory=list)
-    validation_loss: Curve = field(default_factory=list)
-    tasks: dict[str, dict[str, Curve]] = field(default_factory=dict)
-    tokens: dict[str, int] = field(default_factory=dict)
-    moments: list[Moment] = field(default_factory=list)
-    attempts: list[str] = field(default_factory=list)
-    cost: list[str] = field(default_factory=list)
-
-
-def read_training(run: Run) -> Training:
-    """Read whatever the run has of a training."""
     events = list(read_lines(run.trainer_events))
     with understood(run.balance_log):
         tokens = tokens_by_task(run.balance_log)
@@ -71,16 +40,16 @@ def read_training(run: Run) -> Training:
     with understood(run.logs):
         attempts = list(_attempts(run))
     with understood(run.trainer_events):
-        return Training(
-            facts=_facts(events, tokens),
-            loss=_curve(events, "loss"),
-            validation_loss=_curve(events, "eval_loss"),
-            tasks=tasks,
-            tokens=tokens,
-            moments=_moments(events),
-            attempts=attempts,
-            cost=_cost(run),
-        )
+        return {
+            "facts": _facts(events, tokens),
+            "loss": _curve(events, "loss"),
+            "validation_loss": _curve(events, "eval_loss"),
+            "tasks": tasks,
+            "tokens": tokens,
+            "moments": _moments(events),
+            "attempts": attempts,
+            "cost": _cost(run),
+        }
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -115,9 +84,9 @@ def _by_task(path: Path) -> dict[str, dict[str, Curve]]:
     for record in read_lines(path):
         for key, value in record.items():
             parts = key.split("/")
-            if len(parts) != 3 or parts[0] != "eval" or parts[1] in _SPREAD or parts[2] == "rows":
-                continue
-            found[parts[2]][parts[1]][record["step"]] = float(value)
+            if len(parts) == 3 and parts[0] == "eval" and parts[1] not in _SPREAD:
+                found[parts[2]][parts[1]][record["step"]] = float(value)
+    found.pop("rows", None)
     return {
         measure: {task: sorted(curve.items()) for task, curve in tasks.items()}
         for measure, tasks in found.items()
@@ -159,18 +128,15 @@ def _facts(events: list[dict[str, Any]], tokens: dict[str, int]) -> dict[str, st
     return shown
 
 
-def _moments(events: list[dict[str, Any]]) -> list[Moment]:
-    found: list[Moment] = []
+def _moments(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     for event in events:
+        kind = _MOMENTS.get(event["event"])
+        if kind is None:
+            continue
+        kind = "restart" if kind == "start" and found else kind
         minutes = (event["time"] - events[0]["time"]) / 60
-        step = event["step"]
-        if event["event"] == "start":
-            kind = "restart" if found else "start"
-            found.append(Moment(minutes, step, kind, f"{kind} at step {step:,}"))
-        elif event["event"] == "save":
-            found.append(Moment(minutes, step, "checkpoint", f"checkpoint at step {step:,}"))
-        elif event["event"] == "end":
-            found.append(Moment(minutes, step, "end", f"end at step {step:,}"))
+        found.append({"minutes": minutes, "step": int(event["step"]), "kind": kind})
     return found
 
 
@@ -181,14 +147,11 @@ def _attempts(run: Run) -> Iterator[str]:
         return
     attempts = Attempts(run)
     newest = attempts.newest()
-    if newest is None:
-        return
-    for number in range(1, newest.number + 1):
+    for number in range(1, newest.number + 1 if newest else 1):
         path = attempts.folder / f"{number}.json"
         if not path.is_file():
             continue
-        begun = read_json(path)
-        ruling = attempts.ruling(number)
+        begun, ruling = read_json(path), attempts.ruling(number)
         start = f"from {begun['resume']}" if begun["resume"] else "from the base model"
         end = "no end recorded" if ruling is None else f"{ruling.verdict} {ruling.message}".strip()
         yield f"attempt {number}, {start}: {end}"
@@ -196,7 +159,5 @@ def _attempts(run: Run) -> Iterator[str]:
 
 def _cost(run: Run) -> list[str]:
     """The estimates of the plan, as it words them."""
-    if not run.plan.is_file():
-        return []
-    lines = read_text(run.plan).splitlines()
+    lines = read_text(run.plan).splitlines() if run.plan.is_file() else []
     return [line.removeprefix("- ") for line in lines if "(estimated)" in line]

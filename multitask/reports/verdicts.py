@@ -1,69 +1,71 @@
-"""What an evaluation means: a verdict for each task, what got worse, when to hand over."""
+"""What results mean, in words: verdicts, losses, hand-over, sharing; the same in every report.
+
+All is read from plain records, as results.json and interference.json hold them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from multitask import formatting
+from multitask.formatting import listed, p_value, points, points_interval
 from multitask.metrics import METRICS
-from multitask.reports.words import interval, number, p_value
 
-SIGNIFICANT = 0.05
-"""The p-value, by Holm over the tasks, below which a difference is called one."""
+Record = Mapping[str, Any]
 
-# Labels that are named where many lose: beyond chance, and within.
-_MOST_CLEAR, _MOST_UNCLEAR = 5, 3
+SINGLE = "single-task"
+"""What the single-task runs are called among the opponents."""
 
-
-@dataclass(frozen=True)
-class Opponent:
-    """A task's model against one other system, on the same rows.
-
-    Attributes:
-        name: The other.
-        metric: What is compared.
-        value: The difference, this one minus the other, in points (100 times a share).
-        interval: Its 95 % interval, in points.
-        p: The p-value in words, by Holm over the tasks.
-        verdict: ``better``, ``worse`` or ``unclear``.
-        rows: Rows that both have.
-    """
-
-    name: str
-    metric: str
-    value: float
-    interval: str
-    p: str
-    verdict: str
-    rows: int
+_SIGNIFICANT = 0.05
+# Labels that are named: that lose beyond chance, that lose within, and in each direction.
+_MOST_CLEAR, _MOST_UNCLEAR, _MOST_CHANGED = 5, 3, 3
+_BUDGETS = {
+    "rows": "each row seen as often, in fewer optimizer steps",
+    "steps": "as many optimizer steps, each row seen more often",
+    "other": "not the same",
+}
 
 
-@dataclass(frozen=True)
-class HandOver:
-    """From which confidence on a task's answers can be used.
+def title(metric: str) -> str:
+    """A metric's name in tables."""
+    return METRICS[metric].title if metric in METRICS else metric
 
-    Attributes:
-        threshold: Smallest confidence; None: hand over everything.
-        target: Precision that is asked for.
-        coverage: Share of rows that are answered, with its interval.
-        precision: Share of those that are right, with its interval; None when none is answered.
-        verdict: ``better`` when the rows bear the promise out, ``worse`` when they contradict it.
-        advice: One sentence.
-    """
 
-    threshold: float | None
-    target: str
-    coverage: str
-    precision: str | None
-    verdict: str
-    advice: str
+def is_share(metric: str) -> bool:
+    """Whether a metric is shown in percent."""
+    return metric in METRICS and METRICS[metric].is_share
+
+
+def number(metric: str, estimate: Record) -> str:
+    """A metric's value: in percent where it is a share; ``-`` where there is none."""
+    value = estimate["value"]
+    return "-" if value is None else formatting.number(value, share=is_share(metric))
+
+
+def interval(metric: str, estimate: Record, to: str = " to ") -> str:
+    """Such as ``84.3 to 86.8``, in the unit of `number`."""
+    return formatting.interval(estimate, share=is_share(metric), to=to)
+
+
+def with_interval(metric: str, estimate: Record) -> str:
+    """Such as ``85.6 % (84.3 to 86.8)``."""
+    if estimate["value"] is None:
+        return "-"
+    return f"{number(metric, estimate)} ({interval(metric, estimate)})"
+
+
+def _is_gain(metric: str, value: float) -> bool:
+    return (value > 0) == (metric not in METRICS or METRICS[metric].higher_is_better)
+
+
+# One task against others
 
 
 def opponents(
-    task: str, comparisons: Mapping[str, Any], titles: Mapping[str, str]
-) -> list[Opponent]:
-    """Every comparison of a task, in the order of results.json."""
+    task: str, comparisons: Mapping[str, Record], titles: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Every comparison of a task, in the order of results.json; see `opponent`."""
     return [
         opponent(titles.get(name, name), tasks[task])
         for name, tasks in comparisons.items()
@@ -71,93 +73,123 @@ def opponents(
     ]
 
 
-def opponent(name: str, record: Mapping[str, Any]) -> Opponent:
-    """One comparison of a task, under a name for people."""
+def opponent(name: str, record: Record) -> dict[str, Any]:
+    """A task's model against one other system on the same rows, by the headline metric.
+
+    Returns:
+        ``name``; the ``difference`` (this one minus the other) and its ``interval``, in points;
+        ``p``, by Holm over the tasks; the ``verdict``: ``better``, ``worse`` or ``unclear``; and
+        ``rows``, how many both have.
+    """
     metric, difference = next(iter(record["differences"].items()))
     p = record.get("p_holm", record["p_value"])
-    clear = p < SIGNIFICANT and difference["value"] != 0
-    sign = "better" if difference["value"] > 0 else "worse"
-    return Opponent(
-        name=name,
-        metric=METRICS[metric].title if metric in METRICS else metric,
-        value=100 * difference["value"],
-        interval=f"{100 * difference['low']:+.1f} to {100 * difference['high']:+.1f}",
-        p=p_value(p),
-        verdict=sign if clear else "unclear",
-        rows=record["n"],
-    )
+    clear = p < _SIGNIFICANT and difference["value"] != 0
+    sign = "better" if _is_gain(metric, difference["value"]) else "worse"
+    return {
+        "name": name,
+        "difference": points(difference["value"]),
+        "interval": points_interval(difference),
+        "p": p_value(p),
+        "verdict": sign if clear else "unclear",
+        "rows": record["n"],
+    }
 
 
-def verdict(found: list[Opponent]) -> tuple[str, str]:
+def verdict(found: Sequence[Record]) -> tuple[str, str]:
     """One sentence over all opponents, and its class; the worst news first."""
-    worse = [o for o in found if o.verdict == "worse"]
-    better = [o for o in found if o.verdict == "better"]
-    unclear = [o for o in found if o.verdict == "unclear"]
+    worse, better, unclear = (
+        [o for o in found if o["verdict"] == kind] for kind in ("worse", "better", "unclear")
+    )
     if worse:
         return f"worse than {_names(worse)}", "worse"
-    if better and not unclear:
-        return f"better than {_names(better)}", "better"
-    like = f"not clearly different from {_listed([o.name for o in unclear])}"
-    if better:
-        return f"better than {_names(better)}; {like}", "better"
-    return like, "unclear"
+    like = f"not clearly different from {listed([o['name'] for o in unclear])}" if unclear else ""
+    if not better:
+        return like, "unclear"
+    return "; ".join(filter(None, (f"better than {_names(better)}", like))), "better"
 
 
-def _names(found: list[Opponent]) -> str:
-    return _listed([f"{o.name} ({o.value:+.1f} points)" for o in found])
+def _names(found: Sequence[Record]) -> str:
+    return listed([f"{o['name']} ({o['difference']} points)" for o in found])
 
 
-def _listed(names: list[str]) -> str:
-    """Such as ``a, b and c``."""
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
+def verdict_by_intervals(
+    metric: str, own: Record, baselines: Mapping[str, Record]
+) -> tuple[str, str]:
+    """Compare with the best baseline by intervals, which is cautious: overlap is not equality.
+
+    Args:
+        metric: The headline metric.
+        own: Its estimate for the model.
+        baselines: Its estimate for each baseline, by title.
+
+    Returns:
+        One sentence, and its class.
+    """
+    if not baselines:
+        return "compared with nothing yet", "unclear"
+    name = max(baselines, key=lambda key: baselines[key]["value"])
+    other = baselines[name]
+    difference = 100 * (own["value"] - other["value"])
+    against = f"{name} ({number(metric, other)})"
+    if own["low"] > other["high"]:
+        return f"{difference:.1f} points over {against}", "better"
+    if own["high"] < other["low"]:
+        return f"{-difference:.1f} points under {against}", "worse"
+    text = f"not clearly different from {against}: {difference:+.1f} points, intervals overlap"
+    return text, "unclear"
 
 
-def got_worse(results: Mapping[str, Any], titles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+# What got worse
+
+
+def got_worse(results: Record, titles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Every loss: a sentence and whether it is beyond chance (``worse``) or not (``unclear``).
 
-    The headline is judged by its test, as in `opponents`; any other metric counts as beyond chance
-    where the interval of its paired differences lies below 0.
+    The headline is judged by its test, as in `opponent`; any other metric counts as beyond chance
+    where the interval of its paired differences does not reach 0.
     """
     for name, tasks in results.get("comparisons", {}).items():
+        other = titles.get(name, name)
         for task, record in tasks.items():
             for place, (metric, found) in enumerate(record["differences"].items()):
-                if found["value"] >= 0:
+                if found["value"] == 0 or _is_gain(metric, found["value"]):
                     continue
                 p = record.get("p_holm", record["p_value"])
-                clear = found["high"] < 0 if place else p < SIGNIFICANT
-                yield (
-                    _loss(task, metric, found, titles.get(name, name))
-                    + ("" if clear else ", within chance"),
-                    "worse" if clear else "unclear",
+                clear = found["low"] > 0 or found["high"] < 0 if place else p < _SIGNIFICANT
+                text = (
+                    f"{task}: {title(metric)} {points(found['value'])} points "
+                    f"({points_interval(found)}) against {other}"
                 )
-            yield from label_losses(task, record, titles.get(name, name))
-    for task, found in results["tasks"].items():
-        yield from _calibration_losses(task, found.get("calibration"))
+                yield (text, "worse") if clear else (f"{text}, within chance", "unclear")
+            yield from label_losses(task, record, other)
+    for task, record in results["tasks"].items():
+        for metric, change in record.get("calibration", {}).get("change", {}).items():
+            if change["low"] > 0:
+                rise = with_interval(metric, change)
+                yield f"{task}: {title(metric)} rose by {rise} through calibration", "worse"
 
 
-def label_losses(task: str, record: Mapping[str, Any], other: str) -> Iterator[tuple[str, str]]:
+def label_losses(task: str, record: Record, other: str) -> Iterator[tuple[str, str]]:
     """Labels that lose recall: those beyond chance, and the largest of the others.
 
     Beyond chance is a p-value below 0.05 by Benjamini and Hochberg over the task's labels.
     """
-    losses = [c for c in record.get("labels", ()) if c["difference"]["value"] < 0]
-    losses.sort(key=lambda c: c["difference"]["value"])
-    clear = [c for c in losses if c["p_bh"] < SIGNIFICANT]
+    losses = _changes(record, -1)
+    clear = [c for c in losses if c["p_bh"] < _SIGNIFICANT]
+    rest = [c for c in losses if c["p_bh"] >= _SIGNIFICANT]
     for change in clear[:_MOST_CLEAR]:
         d = change["difference"]
         text = (
-            f"{task}, label {change['label']}: recall {100 * d['value']:+.1f} points "
-            f"({100 * d['low']:+.1f} to {100 * d['high']:+.1f}; {change['n']} rows, "
+            f"{task}, label {change['label']}: recall {points(d['value'])} points "
+            f"({points_interval(d)}; {change['n']} rows, "
             f"p {p_value(change['p_bh'])} over all labels) against {other}"
         )
         yield text, "worse"
     if clear[_MOST_CLEAR:]:
         yield f"{task}: {len(clear) - _MOST_CLEAR} more labels lose recall against {other}", "worse"
-    rest = [c for c in losses if c["p_bh"] >= SIGNIFICANT]
     if rest:
         named = ", ".join(
-            f"{c['label']} ({100 * c['difference']['value']:+.1f} points of {c['n']} rows)"
+            f"{c['label']} ({points(c['difference']['value'])} points of {c['n']} rows)"
             for c in rest[:_MOST_UNCLEAR]
         )
         more = f", and {len(rest) - _MOST_UNCLEAR} more" if rest[_MOST_UNCLEAR:] else ""
@@ -165,42 +197,171 @@ def label_losses(task: str, record: Mapping[str, Any], other: str) -> Iterator[t
         yield text, "unclear"
 
 
-def _loss(task: str, metric: str, found: Mapping[str, float], other: str) -> str:
-    title = METRICS[metric].title if metric in METRICS else metric
-    return (
-        f"{task}: {title} {100 * found['value']:+.1f} points "
-        f"({100 * found['low']:+.1f} to {100 * found['high']:+.1f}) against {other}"
+def _changes(record: Record, sign: int) -> list[Any]:
+    """The labels whose recall changes in one direction, the largest change first."""
+    found = [c for c in record.get("labels", ()) if sign * c["difference"]["value"] > 0]
+    return sorted(found, key=lambda c: -sign * c["difference"]["value"])
+
+
+# Calibration
+
+
+def hand_over(found: Record) -> dict[str, Any]:
+    """What a task's calibration recommends, and whether the evaluated rows bear it out.
+
+    Returns:
+        The ``threshold`` (None: hand over everything), the ``target`` precision, ``coverage``
+        (the share of rows that are answered) and ``precision`` (the share of those that are
+        right) with their intervals, one sentence of ``advice``, and a ``verdict``: ``better``
+        where the rows bear the promise out, ``worse`` where they contradict it.
+    """
+    threshold, target = found["threshold"], f"{100 * found['target_precision']:.0f} %"
+    reached = None if threshold is None else found["answered"]["precision"]
+    kind = "unclear"
+    if threshold is None:
+        advice = f"hand everything over: no confidence promises {target} precision"
+    else:
+        advice = f"answer from a confidence of {threshold:.3f} on, hand the rest over"
+    if reached is not None and reached["value"] >= found["target_precision"]:
+        kind = "better"
+    elif reached is not None and reached["high"] < found["target_precision"]:
+        kind = "worse"
+        advice += "; but here fewer are right than promised, so fit it again on more rows"
+    return {
+        "threshold": threshold,
+        "target": target,
+        "coverage": formatting.with_interval(found["answered"]["coverage"]),
+        "precision": None if reached is None else formatting.with_interval(reached),
+        "verdict": kind,
+        "advice": advice,
+    }
+
+
+def findings(task: Record) -> Iterator[str]:
+    """What results.json says of a task beside its table of metrics."""
+    metrics = task["metrics"]
+
+    def value(name: str, of: Record = metrics) -> str:
+        return number(name, of[name])
+
+    if "text_accuracy" in metrics:
+        yield (
+            f"options by letter {value('letter_accuracy')}, by text {value('text_accuracy')}, "
+            f"by text per character {value('text_accuracy_normalised')}"
+        )
+    if "consistency" in metrics:
+        yield (
+            f"over all option orders: accuracy {value('rotated_accuracy')}, same answer "
+            f"{value('consistency')}, position bias {value('position_bias')}"
+        )
+    if "generated" in task:
+        free = task["generated"]
+        yield (
+            f"answered freely, {free['n']} rows: accuracy {value('accuracy', free['metrics'])} "
+            f"(closed set {value('accuracy', free['closed_set'])}), off-list "
+            f"{value('off_list_rate', free['metrics'])}"
+        )
+    if "calibration" in task:
+        yield _calibration(task["calibration"])
+    if task.get("truncated", {}).get("rows"):
+        yield f"{task['truncated']['rows']:,} prompts were longer than the context and were cut"
+
+
+def _calibration(found: Record) -> str:
+    before, after, rows = found["before"], found["after"], f"{found['validation_rows']:,}"
+    if found["method"] == "none":
+        text = (
+            f"confidence left as it is: on {rows} validation rows no temperature lowers the log "
+            f"loss by more than its standard error (ECE {number('ece', before['ece'])}); "
+        )
+    else:
+        text = (
+            f"calibrated on {rows} validation rows ({found['method']}, "
+            f"{found['temperature']:.2f}): log loss {before['log_loss']['value']:.3f} to "
+            f"{after['log_loss']['value']:.3f}, ECE {number('ece', before['ece'])} to "
+            f"{number('ece', after['ece'])}; "
+        )
+    target = f"{100 * found['target_precision']:.0f} % precision"
+    if found["threshold"] is None:
+        return text + f"no confidence promises {target}, so all is handed over"
+    answered = found["answered"]
+    reached = answered["precision"]
+    precision = "none" if reached is None else formatting.number(reached["value"])
+    return text + (
+        f"for {target} answer from {found['threshold']:.3f} on: "
+        f"{formatting.number(answered['coverage']['value'])} of rows, {precision} of them right"
     )
 
 
-def _calibration_losses(task: str, found: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
-    for metric, change in (found or {}).get("change", {}).items():
-        if change["low"] > 0:
-            title = METRICS[metric].title if metric in METRICS else metric
-            rise = f"{number(metric, change['value'])} ({interval(metric, change)})"
-            yield f"{task}: {title} rose by {rise} through calibration", "worse"
+# Sharing one model, and forgetting
 
 
-def hand_over(found: Mapping[str, Any]) -> HandOver:
-    """What the calibration recommends, and whether the evaluated rows bear it out."""
-    target = f"{100 * found['target_precision']:.0f} %"
-    answered = found["answered"]
-    coverage = _estimate(answered["coverage"])
-    if found["threshold"] is None:
-        advice = f"hand everything over: no confidence promises {target} precision"
-        return HandOver(None, target, coverage, None, "unclear", advice)
-    reached = answered["precision"]
-    threshold = found["threshold"]
-    advice = f"answer from a confidence of {threshold:.3f} on, hand the rest over"
-    if reached is None:
-        return HandOver(threshold, target, coverage, None, "unclear", advice)
-    kind = "better"
-    if reached["value"] < found["target_precision"]:
-        kind = "worse" if reached["high"] < found["target_precision"] else "unclear"
-    if kind == "worse":
-        advice += "; but here fewer are right than promised, so fit it again on more rows"
-    return HandOver(threshold, target, coverage, _estimate(reached), kind, advice)
+def sharing(record: Record, results: Record) -> dict[str, Any]:
+    """What an interference.json says beside the results.json of its evaluation.
+
+    Returns:
+        ``tasks``, each an `opponent` with ``task``, ``own`` and ``other`` (the headline metric of
+        the shared model and of its own), ``budget``, and the labels that ``lost`` and ``gained``
+        most; the mean relative ``gain`` with its interval (None where it has no value) and its
+        ``gain_verdict``; ``not_compared``, tasks without a run of their own; and ``notes``.
+    """
+    gain = record["relative_gain"]
+    gain_verdict = "unclear"
+    if gain is not None and not gain["low"] <= 0 <= gain["high"]:
+        gain_verdict = "better" if gain["value"] > 0 else "worse"
+    return {
+        "tasks": [
+            _pair(task, found, results["tasks"][task]["metrics"])
+            | {"budget": _budget(found["budget"])}
+            | {"lost": _changed(found, -1), "gained": _changed(found, 1)}
+            for task, found in record["tasks"].items()
+        ],
+        "gain": gain and f"{points(gain['value'])} % ({points_interval(gain)})",
+        "gain_verdict": gain_verdict,
+        "not_compared": record["not_compared"],
+        "notes": record["notes"],
+    }
 
 
-def _estimate(found: Mapping[str, float]) -> str:
-    return f"{number('', found['value'])} ({interval('', found)})"
+def forgetting(record: Record) -> dict[str, Any]:
+    """What a results.json of general tasks says: ``tasks`` as of `sharing`, and ``notes``."""
+    compared = general_comparisons(record)
+    tasks = record["tasks"]
+    return {
+        "tasks": [_pair(name, found, tasks[name]["metrics"]) for name, found in compared.items()],
+        "notes": record["notes"],
+    }
+
+
+def general_comparisons(record: Record) -> dict[str, Any]:
+    """General tasks against the base model, the only comparison that there is of them."""
+    found: dict[str, Any] = next(iter(record["comparisons"].values()), {})
+    return found
+
+
+def _pair(task: str, found: Record, metrics: Record) -> dict[str, Any]:
+    metric = next(iter(found["differences"]))
+    other = found.get("metrics", {}).get(metric)
+    return opponent(SINGLE, found) | {
+        "task": task,
+        "own": number(metric, metrics[metric]),
+        "other": "-" if other is None else number(metric, other),
+    }
+
+
+def _budget(found: Record) -> str:
+    own, other = (found[side]["steps"] for side in ("this", "other"))
+    text = _BUDGETS[found["same"]]
+    return text if None in (own, other) else f"{text} ({other:,} steps against {own:,})"
+
+
+def _changed(found: Record, sign: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": change["label"],
+            "points": points(change["difference"]["value"]),
+            "rows": change["n"],
+            "significant": change["p_bh"] < _SIGNIFICANT,
+        }
+        for change in _changes(found, sign)[:_MOST_CHANGED]
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -10,18 +11,22 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from multitask.metrics import METRICS
+from multitask import formatting
 from multitask.reports.charts import Charts
-from multitask.reports.content import ReportContent, gather
+from multitask.reports.load import Report, gather
+from multitask.reports.verdicts import interval, is_share, number, title
 from multitask.run import Run, write_atomic
 from multitask.scrub import hide_patterns
 
-_ESCAPED = {ord(character): f"&#{ord(character)};" for character in "\\`*_{}[]<>#|~&"}
-_TITLES = {key: metric.title for key, metric in METRICS.items()}
+_TO = "–"  # noqa: RUF001 (an en dash)
 
 
-def write_report(run: Run) -> tuple[Path, Path]:
+def write_report(run: Run, report: Report | None = None) -> tuple[Path, Path]:
     """Write both reports.
+
+    Args:
+        run: The run.
+        report: What was gathered already; default: gathered now.
 
     Returns:
         Paths of report.html and report.md.
@@ -29,44 +34,31 @@ def write_report(run: Run) -> tuple[Path, Path]:
     Raises:
         InputError: The run has not been evaluated.
     """
-    return write_content(run, gather(run))
-
-
-def write_content(run: Run, content: ReportContent) -> tuple[Path, Path]:
-    """Write both reports of what was gathered; returns their paths."""
+    report = report or gather(run)
     html, markdown = run.root / "report.html", run.root / "report.md"
-    write_atomic(html, hide_patterns(render_html(content)))
-    write_atomic(markdown, hide_patterns(render_markdown(content)))
+    write_atomic(html, hide_patterns(render_html(report)))
+    write_atomic(markdown, hide_patterns(render_markdown(report)))
     return html, markdown
 
 
-def render_html(content: ReportContent) -> str:
+def render_html(report: Report) -> str:
     """One self-contained page; everything that comes from data or specs is escaped."""
     own = files("multitask.reports")
     style, script = (own.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     digest = b64encode(sha256(script.encode()).digest()).decode()
-    return (
-        _environment(autoescape=True)
-        .get_template("report.html.j2")
-        .render(
-            report=content,
-            metrics=_TITLES,
-            charts=Charts(),
-            style=Markup(style),  # noqa: S704 (files of this package)
-            script=Markup(script),  # noqa: S704
-            script_hash=f"sha256-{digest}",
-        )
-        .lstrip()
-    )
+    template = _environment(autoescape=True).get_template("report.html.j2")
+    return template.render(
+        report=report,
+        charts=Charts(),
+        style=Markup(style),  # noqa: S704 (files of this package)
+        script=Markup(script),  # noqa: S704
+        script_hash=f"sha256-{digest}",
+    ).lstrip()
 
 
-def render_markdown(content: ReportContent) -> str:
+def render_markdown(report: Report) -> str:
     """The same numbers for a pull request."""
-    return (
-        _environment(autoescape=False)
-        .get_template("report.md.j2")
-        .render(report=content, metrics=_TITLES)
-    )
+    return _environment(autoescape=False).get_template("report.md.j2").render(report=report)
 
 
 def _environment(*, autoescape: bool) -> Environment:
@@ -78,12 +70,16 @@ def _environment(*, autoescape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["cell"] = markdown_cell
-    # Made by `script_json`, which lets nothing end the element that it stands in.
+    environment.globals |= {
+        "title": title,
+        "is_share": is_share,
+        "number": number,
+        "interval": partial(interval, to=_TO),
+        "percent": lambda share: formatting.number(share["value"]),
+        "span": partial(formatting.interval, to=_TO),
+    }
+    environment.filters["cell"] = formatting.cell
+    environment.filters["lowered"] = lambda text: text[:1].lower() + text[1:]
+    # Made by `answers.listed`, which lets nothing end the element that it stands in.
     environment.filters["raw_json"] = Markup
     return environment
-
-
-def markdown_cell(value: object) -> str:
-    """Text that cannot leave its table cell or start markup or HTML."""
-    return " ".join(str(value).split()).translate(_ESCAPED)

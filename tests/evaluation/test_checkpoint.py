@@ -20,7 +20,7 @@ from multitask.errors import InputError
 from multitask.evaluation.checkpoint import choose, consolidate
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.settings import Settings
-from multitask.hub.evaluations import own_evaluations
+from multitask.hub.card import own_evaluations
 from multitask.run import Run
 from tests.checkpoints.conftest import mark
 
@@ -78,7 +78,7 @@ def test_the_best_is_evaluated_and_the_report_says_what_the_other_had(run: Run) 
     )
     assert best.results["key"]["model"] != last["key"]["model"]
     names = {
-        folder: [found.name for found in own_evaluations(run, folder)[0]]
+        folder: [found["name"] for found in own_evaluations(run, folder)[0]]
         for folder in (run.model, run.model / "checkpoint-3")
     }
     assert list(names.values()) == [["trained"], ["checkpoint-3"]]

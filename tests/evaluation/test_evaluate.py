@@ -248,7 +248,8 @@ def test_the_terminal_shows_every_system_and_finding(
     print_results(evaluate(trained_copy, base=True, settings=settings).results)
     text = capsys.readouterr().out
     for words in (
-        "trained", "base", "majority label", "TF-IDF + LR", "answered freely, 3 rows",
-        "validation rows", "over all option orders", "by text per character", "p (Holm)",
+        "trained", "base", "Majority label", "TF-IDF + logistic regression",
+        "answered freely, 3 rows", "validation rows",
+        "over all option orders", "by text per character", "p (Holm)",
     ):  # fmt: skip
         assert words in text

@@ -170,4 +170,4 @@ def warm_up() -> None:
         from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
         import multitask.evaluation.evaluate
-        import multitask.hub  # noqa: F401
+        import multitask.hub.push  # noqa: F401

@@ -36,8 +36,7 @@ def base_run(folder: Path) -> Path:
 
     from multitask.build import build_config
     from multitask.evaluation.evaluate import evaluate
-    from multitask.reports.content import gather
-    from multitask.reports.write import write_content
+    from multitask.reports.write import write_report
     from multitask.run import Run
     from multitask.spec import load_spec
     from multitask.toy import ToySize, write_toy_model
@@ -64,7 +63,7 @@ def base_run(folder: Path) -> Path:
     shutil.copytree(folder / "toy", run.model)
     logs(run.root)
     evaluate(run, limit=3, base=True)
-    write_content(run, gather(run))
+    write_report(run)
     return folder
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from multitask.checkpoints import Inputs, Marker, fingerprint, write_marker
 from multitask.checkpoints.layout import list_files
-from multitask.hub import Pushed, PushSettings, push
+from multitask.hub.push import Pushed, PushSettings, push
 from multitask.run import Run
 from tests.hub_upload_server import TOKEN, UploadHub, upload_hub
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from multitask.errors import InputError, MultitaskError
-from multitask.hub import PushSettings, push
+from multitask.hub.push import PushSettings, push
 from multitask.run import Run
 from tests.hub.conftest import Push
 from tests.hub_upload_server import TOKEN, Repo, UploadHub

@@ -17,7 +17,7 @@ from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
 from multitask.interference.budget import settings_that_differ
 from multitask.interference.compare import compare_runs
-from multitask.reports.content import gather
+from multitask.reports.load import gather
 from multitask.reports.terminal import print_interference
 from multitask.reports.write import write_report
 from multitask.resources import resource_dir
@@ -169,9 +169,9 @@ def test_the_report_shows_what_was_gained_and_lost(
         assert "What sharing one model gave and took" in text
         assert "Mean relative gain" in text
     assert "single-task" in html.read_text()
-    task = gather(runs.together).tasks[0]
-    assert "single-task" in [o.name for o in task.opponents]
-    assert "single-task" in [system.name for system in task.systems]
+    task = gather(runs.together)["tasks"][0]
+    assert "single-task" in [o["name"] for o in task["opponents"]]
+    assert "single-task" in [system["name"] for system in task["systems"]]
     results = json.loads((runs.together.evaluations / "trained/results.json").read_text())
     print_interference(record, results)
     assert "mean relative gain" in capsys.readouterr().out
@@ -182,5 +182,5 @@ def test_a_comparison_of_an_older_evaluation_is_not_shown(runs: Runs) -> None:
     shutil.copytree(runs.alone["banking77"].model, runs.together.model, dirs_exist_ok=True)
     evaluate(runs.together, limit=20, settings=QUICK)
     content = gather(runs.together)
-    assert content.sharing is None
-    assert any("compare again" in note for note in content.notes)
+    assert content["sharing"] is None
+    assert any("compare again" in note for note in content["notes"])

@@ -14,7 +14,7 @@ from multitask.data.general import read_entries
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.settings import Settings
-from multitask.reports.content import choose, gather
+from multitask.reports.load import choose, gather
 from multitask.reports.verdicts import label_losses
 from multitask.reports.write import write_report
 from multitask.run import Run
@@ -107,8 +107,8 @@ def test_forgetting_of_other_weights_is_not_shown(forgetful: Run) -> None:
     record["key"]["model"] = "0" * 64
     path.write_text(json.dumps(record))
     content = gather(forgetful)
-    assert content.forgetting is None
-    assert any("other weights" in note for note in content.notes)
+    assert content["forgetting"] is None
+    assert any("other weights" in note for note in content["notes"])
 
 
 def test_versions_of_training_and_evaluation_stand_side_by_side(evaluated: Run) -> None:
@@ -117,7 +117,7 @@ def test_versions_of_training_and_evaluation_stand_side_by_side(evaluated: Run) 
     event = {"event": "start", "time": 0, "step": 0, "max_steps": 1, "environment": made}
     evaluated.trainer_events.write_text(json.dumps(event) + "\n")
     try:
-        found = gather(evaluated).provenance.made_with
+        found = gather(evaluated)["provenance"]["made_with"]
     finally:
         shutil.rmtree(evaluated.logs)
     assert found["torch"][0] == "0.1"
@@ -127,7 +127,7 @@ def test_versions_of_training_and_evaluation_stand_side_by_side(evaluated: Run) 
 
 
 def test_the_commands_repeat_what_was_asked_for(evaluated: Run) -> None:
-    evaluate_command = gather(evaluated).provenance.commands[2]
+    evaluate_command = gather(evaluated)["provenance"]["commands"][2]
     assert evaluate_command == (
         "multitask evaluate run --split test --name trained --limit 12 --generate 3 "
         "--permutations --base"

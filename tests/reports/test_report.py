@@ -18,10 +18,11 @@ import pytest
 from multitask.data.prepare import prepare
 from multitask.data.readers import read_rows
 from multitask.errors import InputError
+from multitask.formatting import cell as cell_of
 from multitask.metrics import METRICS
-from multitask.reports.content import gather
+from multitask.reports.load import gather
 from multitask.reports.terminal import print_summary
-from multitask.reports.write import markdown_cell, write_report
+from multitask.reports.write import write_report
 from multitask.run import Run
 from multitask.spec import Spec
 
@@ -139,7 +140,7 @@ def test_verdicts_follow_the_intervals(run: Run) -> None:
 
 
 def test_markdown_cells_cannot_break_out() -> None:
-    cell = markdown_cell(HOSTILE + "\nnew line")
+    cell = cell_of(HOSTILE + "\nnew line")
     assert re.findall(r"[|`<>{}\n]", cell) == []
     assert html.unescape(cell) == f"{HOSTILE} new line"
 

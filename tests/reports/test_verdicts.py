@@ -63,9 +63,9 @@ def test_a_threshold_is_judged_by_what_it_promised(
     low: float, value: float, high: float, kind: str
 ) -> None:
     found = hand_over(_calibrated(0.7, {"low": low, "value": value, "high": high}))
-    assert found.verdict == kind
-    assert "0.700" in found.advice
+    assert found["verdict"] == kind
+    assert "0.700" in found["advice"]
 
 
 def test_without_a_threshold_all_is_handed_over() -> None:
-    assert hand_over(_calibrated(None, None)).advice.startswith("hand everything over")
+    assert hand_over(_calibrated(None, None))["advice"].startswith("hand everything over")
