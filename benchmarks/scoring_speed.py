@@ -16,7 +16,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,14 +25,13 @@ import numpy as np
 import yaml
 
 from multitask.data.prepare import prepare_tasks
-from multitask.evaluation.calibrate import apply, fit, residual_mass, rows_of
-from multitask.evaluation.parts import Part, Prediction, Purpose
-from multitask.evaluation.settings import Settings
-from multitask.metrics.registry import compute, metrics_of
+from multitask.evaluation.requests import Purpose, Settings, TaskRequests
+from multitask.evaluation.results import calibrated, fit_calibration, task_results
+from multitask.evaluation.runner import TaskScores
 from multitask.scoring.batches import even_blocks
 from multitask.scoring.encode import Encoded, Encoder
 from multitask.scoring.model import LoadedModel, load_model
-from multitask.scoring.scorer import FULL_DISTRIBUTION, LabelScorer, LabelScores, Scorer
+from multitask.scoring.scorer import FULL_DISTRIBUTION, LabelScorer, LabelScores, Scorer, Scores
 from multitask.spec import load_spec
 from multitask.tasks import Task
 from multitask.toy import ToySize, write_toy_model
@@ -203,23 +202,22 @@ def compare(name: str, loaded: LoadedModel, task: Task, few: Rows, most: Rows, r
 
 
 def evaluated(
-    loaded: LoadedModel, task: Task, rows: Rows, unvisited: float = FULL_DISTRIBUTION
-) -> list[Prediction]:
-    """What `evaluate` times: blocks of rows, from texts to records."""
-    part, scorer = Part(task, Purpose.SCORES, rows, unvisited), Scorer(loaded)
-    found: dict[int, Prediction] = {}
-    for places in part.blocks(Settings().block):
-        records = part.run(scorer, places, lambda _: None)
-        found |= {i: part.prediction(i, r) for i, r in zip(places, records, strict=True)}
-    return [found[i] for i in range(len(rows))]
+    loaded: LoadedModel, task: Task, rows: Rows, max_residual: float = FULL_DISTRIBUTION
+) -> TaskScores:
+    """What `evaluate` times: blocks of rows, from texts to scores."""
+    requests, scorer = TaskRequests(task, Purpose.SCORES, rows, max_residual), Scorer(loaded)
+    blocks = requests.blocks(Settings().block)
+    scores = Scores.join([requests.run(scorer, places, lambda _: None) for places in blocks])
+    order = np.argsort([place for places in blocks for place in places])
+    return TaskScores(requests, scores.take(order.tolist()), 0.0)
 
 
-def moves(task: Task, quick: Sequence[Prediction], loaded: LoadedModel, rows: Rows) -> str:
+def moves(task: Task, quick: TaskScores, loaded: LoadedModel, rows: Rows) -> str:
     """The figures that differ most from those of all scores of all labels."""
     exact = evaluated(loaded, task, rows, 0.0)
     mine, theirs = figures(task, quick), figures(task, exact)
     moved = sorted(((abs(mine[k] - theirs[k]), k) for k in theirs), reverse=True)
-    left = residual_mass(quick)
+    left = quick.scores.residual_mass
     told = "; ".join(f"{key} {theirs[key]:.4f} by {value:.1e}" for value, key in moved[:4])
     return (
         f"Probability not scored: mean {left.mean():.1e}, at most {left.max():.1e} of a row. Of "
@@ -227,13 +225,19 @@ def moves(task: Task, quick: Sequence[Prediction], loaded: LoadedModel, rows: Ro
     )
 
 
-def figures(task: Task, predictions: Sequence[Prediction]) -> dict[str, float]:
+def figures(task: Task, whole: TaskScores) -> dict[str, float]:
     """Values and intervals of all metrics, and of the calibration of one half by the other."""
-    metrics = compute(rows_of(predictions, task.labels), metrics_of("classification"))
-    half = len(predictions) // 2
-    calibration = apply(fit(task, predictions[:half], (), Settings()), predictions[half:])
+    count = len(whole.rows)
+    first, second = (
+        TaskScores(
+            replace(whole.requests, rows=[whole.rows[i] for i in half]), whole.scores.take(half), 0
+        )
+        for half in (range(count // 2), range(count // 2, count))
+    )
+    target = Settings().target_precision
+    calibration = calibrated(fit_calibration({Purpose.VALIDATION: first}, target), second)
     sides = {s: calibration[s] for s in ("before", "after", "change")}
-    sides["metrics"] = {name: estimate.record() for name, estimate in metrics.items()}
+    sides["metrics"] = task_results(task, {Purpose.SCORES: whole}, Settings())["metrics"]
     return {"temperature": calibration["temperature"]} | {
         f"{side} {name} {end}": value
         for side, found in sides.items()

@@ -13,7 +13,7 @@ from multitask.cli import evaluate_options as option
 from multitask.cli.options import Checkpoint, RunPath
 
 if TYPE_CHECKING:
-    from multitask.evaluation.settings import Settings
+    from multitask.evaluation.requests import Settings
 
 
 def evaluate(
@@ -46,12 +46,12 @@ def evaluate(
 
     Example: multitask evaluate runs/first --base --processes 2
     """
-    from multitask.evaluation.launch import is_started_rank, launch
+    from multitask.evaluation.distributed import is_started_rank, launch
 
     if processes > 1 and not is_started_rank():
         raise typer.Exit(launch(sys.argv[1:], processes))
     from multitask.data.general import read_entries
-    from multitask.evaluation.settings import Settings
+    from multitask.evaluation.requests import Settings
 
     chosen: Any = {"calibration": calibration, "quantisation": quantisation}
     settings = Settings(
@@ -78,8 +78,8 @@ def evaluate(
 def _evaluate(run: Path, compare: Sequence[Path], settings: Settings, **wanted: Any) -> None:
     from rich.console import Console
 
+    from multitask.evaluation.distributed import join_ranks
     from multitask.evaluation.evaluate import evaluate as evaluate_run
-    from multitask.evaluation.world import join_world
     from multitask.interference.compare import compare_runs
     from multitask.quiet import quiet_libraries
     from multitask.reports.terminal import print_forgetting, print_interference, print_results
@@ -89,7 +89,7 @@ def _evaluate(run: Path, compare: Sequence[Path], settings: Settings, **wanted: 
     opened, singles = Run.open(run), [Run.open(path) for path in compare]
     quiet_libraries()
     console = Console(stderr=True)
-    leads, compared = join_world().leads, None
+    leads, compared = join_ranks().leads, None
 
     def report(message: str) -> None:
         if leads:

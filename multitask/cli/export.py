@@ -36,22 +36,19 @@ def export(
 
     Example: multitask export runs/first --lm-eval runs/first-lm-eval
     """
-    from multitask.evaluation.checkpoint import consolidate
     from multitask.evaluation.evaluate import chosen_model
-    from multitask.evaluation.inputs import read_inputs
-    from multitask.evaluation.models import load
-    from multitask.evaluation.settings import Settings
-    from multitask.interchange.lm_eval import export_lm_eval
+    from multitask.evaluation.export import export_lm_eval
+    from multitask.evaluation.models import consolidate, load
+    from multitask.evaluation.requests import Settings, read_inputs
     from multitask.run import Run
 
     opened = Run.open(run)
     settings = Settings(calibration="none")
     choice = chosen_model(opened, model, checkpoint)
-    chosen = str(model)
-    if choice is not None:
-        chosen = str(consolidate(opened, choice, typer.echo))
+    chosen = str(model) if choice is None else str(consolidate(opened, choice, typer.echo))
     inputs = read_inputs(opened, split, limit, settings)
     loaded, _ = load(opened, chosen, settings)
-    for task in export_lm_eval(opened, lm_eval, loaded, inputs.tasks, inputs.rows):
-        typer.echo(f"{task.name}: {task.rows:,} rows")
+    export_lm_eval(opened, lm_eval, loaded, inputs.tasks, inputs.rows)
+    for task, rows in inputs.rows.items():
+        typer.echo(f"multitask_{task}: {len(rows):,} rows")
     typer.echo(f"how to run it: {lm_eval / 'README.md'}")

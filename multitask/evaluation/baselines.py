@@ -75,3 +75,7 @@ def _linear_model(texts: Sequence[str]) -> Any:
     if not any(tokens(text) for text in texts):
         features = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True)
     return make_pipeline(features, LogisticRegression(C=20, max_iter=1000))
+
+
+BASELINES = {"majority": majority, "tfidf_logistic_regression": tfidf_logistic_regression}
+"""Every baseline by its name in results.json."""

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from multitask.data.general import read_general, write_general
 from multitask.data.readers import iterate_rows
-from multitask.errors import InputError, did_you_mean
-from multitask.evaluation.checkpoint import LAST, Choice, choose, consolidate
-from multitask.evaluation.comparisons import check_opponents
-from multitask.evaluation.inputs import GENERAL, Inputs, digests, general_inputs, read_inputs
-from multitask.evaluation.model_key import model_key
-from multitask.evaluation.models import base_model, load
-from multitask.evaluation.names import BASE_NAME, general_name, name_of
-from multitask.evaluation.outcome import ByTask, Outcome, check_rows
-from multitask.evaluation.partial import Partial
-from multitask.evaluation.parts import Part, Purpose, parts_of
-from multitask.evaluation.settings import Settings
-from multitask.evaluation.work import Finished, Progress, Work
-from multitask.evaluation.world import World, join_world
+from multitask.errors import InputError
+from multitask.evaluation.compare import check_opponents
+from multitask.evaluation.distributed import Ranks, join_ranks
+from multitask.evaluation.models import (
+    BASE_NAME,
+    LAST,
+    Choice,
+    base_model,
+    choose,
+    consolidate,
+    general_name,
+    load,
+    model_key,
+    name_of,
+)
+from multitask.evaluation.requests import (
+    GENERAL,
+    Inputs,
+    Settings,
+    digests,
+    general_inputs,
+    read_inputs,
+    requests_for,
+)
+from multitask.evaluation.results import write_results
+from multitask.evaluation.runner import Progress, Runner
 from multitask.files import read_json, read_mapping
-from multitask.run import SPLITS, Run
+from multitask.run import Run
 from multitask.scoring.model import LoadedModel
 from multitask.scoring.scorer import Scorer
-from multitask.spec import Spec, load_spec
+from multitask.spec import load_spec
 from multitask.spec import name_of as task_name
 from multitask.task_spec import TaskSpec
 
@@ -94,229 +107,162 @@ def evaluate(
         MultitaskError: The model cannot score a row.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    if split not in SPLITS:
-        raise InputError(f"unknown split {split!r}", fix=did_you_mean(split, SPLITS))
-    settings = settings or Settings()
+    inputs = read_inputs(run, split, limit, settings or Settings())
     choice = chosen_model(run, model, checkpoint)
-    is_named = checkpoint is not None and choice is not None and choice.name != LAST
-    own = name_of(choice.name if choice and is_named else model, name)
-    if base and own == BASE_NAME:
-        raise InputError(f"the evaluation {own!r} is the base model's", fix="choose another --name")
-    earlier = [other for other in against if not (base and other == BASE_NAME)]
-    check_opponents(run, earlier, own)
-    inputs = read_inputs(run, split, limit, settings)
-    for other in earlier:
-        check_rows(inputs, run, other)
-    world = join_world()
-    chosen = str(model)
+    named = choice.name if choice and checkpoint and choice.name != LAST else model
+    own, others = name_of(named, name), list(against)
+    if base:
+        if own == BASE_NAME:
+            raise InputError(
+                f"the evaluation {own!r} is the base model's", fix="choose another --name"
+            )
+        others = [BASE_NAME, *(other for other in against if other != BASE_NAME)]
+    check_opponents(inputs, others[base:], own)
+    session = _Session(run, join_ranks(), restart, progress, report)
     if choice is not None:
-        taken = choice
-        world.share(world.name("model"), lambda: str(consolidate(run, taken, report)).encode())
-        chosen = str(choice.folder)
+        model = session.consolidated(choice)
         if choice.note:
             inputs = replace(inputs, notes=[choice.note, *inputs.notes])
-    forgetting = None
-    if own != BASE_NAME:
-        forgetting = _general(run, general, limit, settings, world)
-    together = _Together(_Models(run), inputs, settings, world, restart, progress, report)
-    beside = None if forgetting is None else together.with_inputs(*forgetting)
-    known: dict[str, Finished] | None = None
+    beside = None if own == BASE_NAME else session.general(general, inputs)
     if base:
-        known = together.evaluate(base_model(run), BASE_NAME, None, (), keep=True)
+        session.evaluate(base_model(run), BASE_NAME, inputs, keep=True)
     if beside is not None:
-        beside.evaluate(base_model(run), general_name(BASE_NAME), None, (), keep=True)
-    others = tuple(dict.fromkeys([*([BASE_NAME] if base else []), *against]))
-    together.evaluate(chosen, own, known, others)
-    found = None
+        session.evaluate(base_model(run), general_name(BASE_NAME), beside, keep=True)
+    results = session.evaluate(str(model), own, inputs, others)
+    forgotten = None
     if beside is not None:
-        beside.evaluate(chosen, general_name(own), None, (general_name(BASE_NAME),))
-        found = _read(run.evaluations / general_name(own) / "results.json")
-    directory = run.evaluations / own
-    return Evaluation(directory, _read(directory / "results.json"), found)
+        before = [general_name(BASE_NAME)]
+        forgotten = session.evaluate(str(model), general_name(own), beside, before)
+    return Evaluation(run.evaluations / own, results, forgotten)
 
 
 def chosen_model(run: Run, model: str | None, checkpoint: str | None) -> Choice | None:
     """The run's own model that is wanted; None where another is.
 
     Raises:
-        InputError: Both are given, or as :func:`~multitask.evaluation.checkpoint.choose`.
+        InputError: Both are given, the training has not ended, or the checkpoint is not there.
     """
     if model is not None and checkpoint is not None:
         raise InputError("--model and --checkpoint exclude each other", fix="leave one out")
     return choose(run, checkpoint) if model is None else None
 
 
-def _general(
-    run: Run,
-    more: Sequence[str | TaskSpec],
-    limit: int | None,
-    settings: Settings,
-    world: World,
-) -> tuple[Inputs, Settings] | None:
-    """The rows of the general tasks and how they are scored; None where there are none."""
-    content = read_mapping(run.spec)
-    if not more and not content.get("general"):
-        return None
-    spec = load_spec(run.spec)
-    entries = {task_name(entry): entry for entry in (*spec.general, *more)}
-    world.share(world.name("general"), lambda: _write_general(run, entries.values(), spec))
-    # Not calibrated, and no baselines: there is nothing to fit either on.
-    bare = replace(settings, calibration="none", baselines=False)
-    return general_inputs(run, read_general(run, list(entries)), limit, bare), bare
+class _Session:
+    """What the evaluations of one command share: the processes, and the model last loaded."""
 
+    def __init__(
+        self, run: Run, ranks: Ranks, restart: bool, progress: Progress, report: Report
+    ) -> None:
+        self._run = run
+        self._ranks = ranks
+        self._restart = restart
+        self._progress = progress
+        self._report = report if ranks.leads else lambda _message: None
+        self._loaded: tuple[str, tuple[LoadedModel, list[str]]] | None = None
 
-def _write_general(run: Run, entries: Collection[str | TaskSpec], spec: Spec) -> bytes:
-    """Write those that are missing; one process does it for all."""
-    train = iterate_rows(run.split("train"))
-    write_general(run, list(entries), spec, train, alpaca=False)
-    return b"written"
+    def consolidated(self, choice: Choice) -> str:
+        """The folder of a choice, once it is whole."""
+        self._ranks.first(lambda: consolidate(self._run, choice, self._report))
+        return str(choice.folder)
 
+    def general(self, more: Sequence[str | TaskSpec], inputs: Inputs) -> Inputs | None:
+        """The rows of the general tasks, written where they are missing; None without any."""
+        if not more and not read_mapping(self._run.spec).get("general"):
+            return None
+        spec = load_spec(self._run.spec)
+        entries = {task_name(entry): entry for entry in (*spec.general, *more)}
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path)
+        def write() -> None:
+            train = iterate_rows(self._run.split("train"))
+            write_general(self._run, list(entries.values()), spec, train, alpaca=False)
 
-
-class _Models:
-    """Loads models, and keeps the last one for what follows."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._last: tuple[str, tuple[LoadedModel, list[str]]] | None = None
-
-    def load(self, name: str, settings: Settings, report: Report) -> tuple[LoadedModel, list[str]]:
-        """A model, and what a report should say of it."""
-        if self._last is None or self._last[0] != name:
-            self._last = None  # two at once may be more than the memory holds
-            self._last = name, load(self.run, name, settings, report)
-        return self._last[1]
-
-
-@dataclass(frozen=True)
-class _Together:
-    """What the evaluations of one command share."""
-
-    models: _Models
-    inputs: Inputs
-    settings: Settings
-    world: World
-    restart: bool
-    progress: Progress
-    report: Report
-
-    @property
-    def run(self) -> Run:
-        return self.inputs.run
-
-    def with_inputs(self, inputs: Inputs, settings: Settings) -> _Together:
-        """The same for other rows."""
-        return replace(self, inputs=inputs, settings=settings)
+        self._ranks.first(write)
+        found = read_general(self._run, list(entries))
+        return general_inputs(self._run, found, inputs.limit, inputs.settings)
 
     def evaluate(
         self,
         model: str,
         name: str,
-        known: Mapping[str, Finished] | None,
-        others: Sequence[str],
+        inputs: Inputs,
+        others: Sequence[str] = (),
         *,
         keep: bool = False,
-    ) -> dict[str, Finished] | None:
+    ) -> dict[str, Any]:
         """Evaluate one model.
 
         Args:
             model: Path or Hub id.
             name: The evaluation's name.
-            known: Of each task, its baselines; None where they are to be computed. They are
-                needed in the leading process alone.
+            inputs: The rows.
             others: Names of the opponents.
             keep: Leave an evaluation as it is that was made with the same key.
 
         Returns:
-            The baselines of each task; None where they were not computed.
+            The content of results.json.
         """
-        loaded, about_model = self.models.load(model, self.settings, self._say)
-        key = self.inputs.key | {
+        loaded, about_model = self._load(model, inputs.settings)
+        key = inputs.key | {
             "model": model_key(model),
             "chat template": str(loaded.tokenizer.chat_template),
         }
-        directory = self.run.evaluations / name
-        if keep and self._is_there(directory, key):
-            self._say(f"{name}: evaluated before with the same settings; taken as it is")
-            return None
-        work = self._work(loaded, name, known, key)
-        found: ByTask = {task.name: {} for task in self.inputs.tasks}
-        if self.world.leads:
-            finished, notes = work.finished()
-            for part in finished:
-                found[part.part.task.name][part.part.purpose] = part
-            for task, part in (known or {}).items():
-                found[task][Purpose.BASELINES] = part
-            self.report(f"{name}: computing metrics and intervals")
+        directory = self._run.evaluations / name
+        path = directory / "results.json"
+        if keep and path.is_file() and not self._restart:
+            results = read_json(path)
+            if results.get("key") == digests(key):
+                self._report(f"{name}: evaluated before with the same settings; taken as it is")
+                return results
+        requests = [one for task in inputs.tasks for one in requests_for(inputs, task)]
+        runner = Runner(directory, requests, inputs.settings.block, self._ranks)
+        self._score(runner, loaded, name, inputs, key)
+
+        def write() -> None:
+            self._report(f"{name}: computing metrics and intervals")
+            scores, notes = runner.scores()
             about = {
-                "settings": self.settings.record(),
-                "processes": self.world.size,
+                "notes": [*about_model, *notes],
+                "settings": asdict(inputs.settings),
+                "processes": self._ranks.size,
                 "key": digests(key),
             }
-            notes = [*about_model, *notes]
-            outcome = Outcome(self.run, name, loaded.name, self.inputs, found, notes)
-            outcome.write(self.settings, others, about)
-            Partial(directory).remove()
-        self.world.meet(f"{work.name}/written")
-        return {
-            task: parts[Purpose.BASELINES]
-            for task, parts in found.items()
-            if Purpose.BASELINES in parts
-        }
+            write_results(directory, loaded.name, inputs, scores, others, about)
+            runner.remove()
 
-    def _work(
+        self._ranks.first(write)
+        return read_json(path)
+
+    def _score(
         self,
+        runner: Runner,
         loaded: LoadedModel,
         name: str,
-        known: Mapping[str, Finished] | None,
+        inputs: Inputs,
         key: Mapping[str, str],
-    ) -> Work:
-        """Put all rows to a model; what was done before is not done again."""
-        partial = Partial(self.run.evaluations / name)
-        turn = self.world.name(name)
-        work = Work(turn, self._parts(known), self.settings.block, partial, self.world)
+    ) -> None:
+        """Put all rows to the model; what was done before is not done again."""
+
+        def begin() -> None:
+            if blocks := runner.open(key, restart=self._restart):
+                self._report(
+                    f"{name}: going on where it stopped, with {blocks} blocks of rows done"
+                )
+
+        def progress(what: str, done: int, total: int, note: str) -> None:
+            is_own = name != BASE_NAME and inputs.split != GENERAL
+            self._progress(what if is_own else f"{name}: {what}", done, total, note)
+
         try:
-            self.world.share(f"{turn}/open", lambda: self._open(partial, key, name))
-            scorer = Scorer(loaded, token_budget=self.settings.token_budget)
-            work.do(scorer, self._progress(name))
+            self._ranks.first(begin)
+            runner.run(Scorer(loaded, token_budget=inputs.settings.token_budget), progress)
         except BaseException:
-            if self.world.leads and not partial.blocks():
-                partial.remove()
+            if self._ranks.leads and not runner.begun:
+                runner.remove()
             raise
-        return work
 
-    def _progress(self, name: str) -> Progress:
-        if name != BASE_NAME and self.inputs.split != GENERAL:
-            return self.progress
-        return lambda what, done, total, note: self.progress(f"{name}: {what}", done, total, note)
-
-    def _say(self, message: str) -> None:
-        if self.world.leads:
-            self.report(message)
-
-    def _is_there(self, directory: Path, key: Mapping[str, str]) -> bool:
-        path = directory / "results.json"
-        return path.is_file() and not self.restart and _read(path).get("key") == digests(key)
-
-    def _open(self, partial: Partial, key: Mapping[str, str], name: str) -> bytes:
-        blocks = partial.open(key, restart=self.restart)
-        if blocks:
-            self._say(f"{name}: going on where it stopped, with {blocks} blocks of rows done")
-        return b"open"
-
-    def _parts(self, known: Mapping[str, Finished] | None) -> list[Part]:
-        return [
-            part
-            for task in self.inputs.tasks
-            for part in parts_of(
-                task,
-                self.inputs.rows[task.name],
-                self.settings,
-                validation=self.inputs.validation[task.name],
-                train=self.inputs.train(task.name),
-            )
-            if part.purpose is not Purpose.BASELINES or known is None
-        ]
+    def _load(self, name: str, settings: Settings) -> tuple[LoadedModel, list[str]]:
+        """A model, and what a report should say of it; the last one is kept for what follows."""
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None  # two at once may be more than the memory holds
+            self._loaded = name, load(self._run, name, settings, self._report)
+        return self._loaded[1]

@@ -15,9 +15,7 @@ from multitask import __version__
 from multitask.errors import InputError, did_you_mean
 from multitask.evaluation.baselines import TITLES as BASELINES
 from multitask.evaluation.calibration import FILE_NAME as CALIBRATION
-from multitask.evaluation.model_key import model_key
-from multitask.evaluation.models import same_model
-from multitask.evaluation.names import DEFAULT_NAME
+from multitask.evaluation.models import DEFAULT_NAME, model_key, same_model
 from multitask.files import read_json, read_mapping, read_text
 from multitask.formatting import cell, fenced, number
 from multitask.hub.weights import Weights

@@ -14,8 +14,7 @@ from multitask.checkpoints.consolidate import loaded_files
 from multitask.digests import sha256
 from multitask.errors import InputError, MultitaskError
 from multitask.evaluation.calibration import FILE_NAME as CALIBRATION
-from multitask.evaluation.checkpoint import choose, consolidate
-from multitask.evaluation.models import base_model
+from multitask.evaluation.models import base_model, choose, consolidate
 from multitask.formatting import plural, size
 from multitask.hub.card import LICENSES, Card, check_license, own_evaluations
 from multitask.hub.client import Repository, calling, check_login, explain, inspect

@@ -12,7 +12,7 @@ from pathlib import Path
 from multitask.checkpoints import Checkpoint, list_checkpoints
 from multitask.checkpoints.consolidate import SHARD_SIZE, SHARDS, merge_shards
 from multitask.errors import InputError, MultitaskError
-from multitask.evaluation.model_key import model_key
+from multitask.evaluation.models import model_key
 from multitask.files import read_json
 from multitask.formatting import first_line
 from multitask.models.adapter import decomposes, load_adapter

@@ -11,14 +11,17 @@ from typing import Any
 
 from multitask.data.render import Row, gold
 from multitask.errors import InputError
-from multitask.evaluation.checkpoint import choose
-from multitask.evaluation.comparisons import Answers, Paired, common_rows, compare_all, read_answers
+from multitask.evaluation.compare import Answers, compare_all, pairs, read_answers
 from multitask.evaluation.evaluate import Evaluation, evaluate
-from multitask.evaluation.inputs import Inputs, digests, read_inputs
-from multitask.evaluation.model_key import model_key
-from multitask.evaluation.models import base_model, is_trained
-from multitask.evaluation.names import DEFAULT_NAME, name_of
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.models import (
+    DEFAULT_NAME,
+    base_model,
+    choose,
+    is_trained,
+    model_key,
+    name_of,
+)
+from multitask.evaluation.requests import Inputs, Settings, digests, read_inputs
 from multitask.files import read_json
 from multitask.interference.budget import (
     Budget,
@@ -297,9 +300,8 @@ def _compare(
 
 
 def _hits(task: Task, own: Mapping[str, Answers], other: Mapping[str, Answers]) -> PairedHits:
-    ((_, rows),) = common_rows([task], own, other, task.name)
-    pair = Paired.of(task, own[task.name], other[task.name], rows)
-    return PairedHits(pair.right(pair.one), pair.right(pair.two), pair.items)
+    (pair,) = pairs([task], own, other, task.name)
+    return PairedHits(pair.right(pair.first), pair.right(pair.second), pair.first.items)
 
 
 def _budget(mine: Budget, theirs: Budget) -> dict[str, Any]:

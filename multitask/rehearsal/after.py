@@ -193,7 +193,7 @@ def check_scores(checks: Checklist, run: Run) -> None:
     """Check that every task can be scored."""
     with checks.check(f"score {_QUESTIONS} rows of every task") as check:
         from multitask.evaluation.evaluate import evaluate
-        from multitask.evaluation.settings import Settings
+        from multitask.evaluation.requests import Settings
 
         settings = Settings(baselines=False, generate=_QUESTIONS)
         outcome = evaluate(run, limit=_QUESTIONS, name="rehearsal", settings=settings, restart=True)

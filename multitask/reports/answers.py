@@ -77,9 +77,9 @@ def _top(
     scores = score_matrix(
         [([e["label"] for e in row], [e["score"] for e in row]) for row in visited], names
     )
-    relative = np.array([records[i].get("unvisited") or 0.0 for i in scored])
+    residual = np.array([records[i].get("residual_mass") or 0.0 for i in scored])
     apply = calibration.calibrator.apply if calibration else log_softmax
-    probabilities = np.exp(apply(scores, relative / (1 + relative)))
+    probabilities = np.exp(apply(scores, residual))
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
     for place, i in enumerate(scored):
         best = [k for k in order[place] if np.isfinite(scores[place, k])]

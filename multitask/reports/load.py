@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from multitask.data.readers import read_rows
 from multitask.environment import environment
 from multitask.errors import InputError, did_you_mean
 from multitask.evaluation.baselines import TITLES as BASELINES
-from multitask.evaluation.names import BASE_NAME, DEFAULT_NAME
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.models import BASE_NAME, DEFAULT_NAME
+from multitask.evaluation.requests import Settings
 from multitask.files import read_json, read_mapping, read_text
 from multitask.metrics import METRICS
 from multitask.reports import answers as rows_of
@@ -403,7 +404,7 @@ def _commands(
 def _flags(settings: Record) -> list[str]:
     """The options of `multitask evaluate` that give these settings."""
     found = []
-    for key, default in Settings().record().items():
+    for key, default in asdict(Settings()).items():
         value = settings.get(key, default)
         if value == default or key not in _OPTIONS:
             continue

@@ -8,7 +8,7 @@ from typing import Any
 
 from multitask.cluster import Cluster, load_cluster
 from multitask.errors import InputError
-from multitask.evaluation.model_key import store_digests
+from multitask.evaluation.models import store_digests
 from multitask.files import read_mapping
 from multitask.run import Run
 from multitask.runners.axolotl import PLUGIN

@@ -12,7 +12,7 @@ from multitask.cli import main
 from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.requests import Settings
 from multitask.run import Run
 
 torch = pytest.importorskip("torch")
@@ -66,7 +66,7 @@ def test_nan_weights_name_the_row(trained_copy: Run, command: Command) -> None:
 def test_nan_weights_are_noticed_in_generation(trained_copy: Run) -> None:
     """Greedy decoding takes NaN for a number."""
     from multitask.errors import MultitaskError
-    from multitask.evaluation.inputs import read_inputs
+    from multitask.evaluation.requests import read_inputs
     from multitask.scoring.model import load_model
     from multitask.scoring.score import requests_of
     from multitask.scoring.scorer import Scorer

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multitask.evaluation.calibrate import apply, fit
-from multitask.evaluation.parts import Part, Purpose, records_of
-from multitask.evaluation.results import task_results
-from multitask.evaluation.settings import Settings
-from multitask.evaluation.work import Finished
+from multitask.evaluation.requests import Purpose, Settings, TaskRequests
+from multitask.evaluation.results import fit_calibration, task_results
+from multitask.evaluation.runner import TaskScores
 from multitask.metrics.probability import BINS, TOP_K
 from multitask.scoring.scorer import Scores
 from multitask.scoring.search import Search
@@ -76,19 +74,17 @@ def report(models: tuple[Model, Model], settings: Settings) -> dict[str, Any]:
             {"id": f"{purpose}-{i}", "label": LABELS[gold], "template": "t", "messages": []}
             for i, gold in enumerate(model.gold)
         ]
-        part = Part(TASK, purpose, rows, settings.unvisited)
-        found[purpose] = Finished(part, records_of(TASK, model.scores(settings.unvisited)), 1.0)
-    validation = found[Purpose.VALIDATION].predictions
-    calibration = fit(TASK, validation, (), settings)
-    after = apply(calibration, found[Purpose.SCORES].predictions)
-    return task_results(TASK, found, settings) | {"calibration": after}
+        requests = TaskRequests(TASK, purpose, rows)
+        found[purpose] = TaskScores(requests, model.scores(settings.max_residual), 1.0)
+    calibration = fit_calibration(found, settings.target_precision)
+    return task_results(TASK, found, settings, calibration)
 
 
 def figures(record: Any, path: str = "") -> Iterator[tuple[str, float]]:
     """Every number with its place, but times and the bound itself."""
     if isinstance(record, dict):
         for key, value in record.items():
-            if key not in ("seconds", "part_seconds", "unvisited"):
+            if key not in ("seconds", "part_seconds", "residual_mass"):
                 yield from figures(value, f"{path}/{key}")
     elif isinstance(record, list):
         for i, value in enumerate(record):
@@ -100,9 +96,10 @@ def figures(record: Any, path: str = "") -> Iterator[tuple[str, float]]:
 @pytest.mark.parametrize("leak", [0.0, 0.005, 0.05])
 def test_no_reported_figure_moves_by_a_thousandth(leak: float) -> None:
     models = Model(np.random.default_rng(0), leak), Model(np.random.default_rng(1), leak)
-    quick, exact = report(models, Settings()), report(models, Settings(unvisited=0.0))
-    assert exact["unvisited"] == {"mean": 0.0, "max": 0.0}
-    assert 0 < quick["unvisited"]["mean"] < quick["unvisited"]["max"] <= Settings().unvisited
+    quick, exact = report(models, Settings()), report(models, Settings(max_residual=0.0))
+    assert exact["residual_mass"] == {"mean": 0.0, "max": 0.0}
+    residual = quick["residual_mass"]
+    assert 0 < residual["mean"] < residual["max"] <= Settings().max_residual
     assert quick["calibration"]["method"] == "temperature"
     mine, theirs = dict(figures(quick)), dict(figures(exact))
     assert mine.keys() == theirs.keys()

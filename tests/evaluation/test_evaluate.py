@@ -16,7 +16,7 @@ from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.calibration import load as load_calibration
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.requests import Settings
 from multitask.reports.terminal import print_results
 from multitask.reports.write import write_report
 from multitask.run import Run
@@ -133,7 +133,7 @@ def test_calibration_is_fitted_on_validation_and_kept_beside_the_model(trained_c
         assert record["temperature"] == found[name].temperature
         assert record["before"]["log_loss"] == task["metrics"]["log_loss"]
         assert record["before"]["accuracy"]["value"] == task["metrics"]["accuracy"]["value"]
-    assert results["tasks"]["banking77"]["unvisited"]["max"] <= 3e-3
+    assert results["tasks"]["banking77"]["residual_mass"]["max"] <= 3e-3
 
 
 def test_contextual_calibration_takes_a_prior_out(trained_copy: Run) -> None:
@@ -237,7 +237,7 @@ def test_a_base_that_was_evaluated_so_is_not_evaluated_again(trained_copy: Run) 
     evaluate(trained_copy, base=True, settings=QUICK, report=said.append)
     assert path.stat().st_mtime_ns == before
     assert any("taken as it is" in message for message in said)
-    evaluate(trained_copy, base=True, settings=replace(QUICK, unvisited=1e-2))
+    evaluate(trained_copy, base=True, settings=replace(QUICK, max_residual=1e-2))
     assert path.stat().st_mtime_ns > before
 
 

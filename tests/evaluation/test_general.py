@@ -15,7 +15,7 @@ from multitask.data.prepare import prepare
 from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.requests import Settings
 from multitask.run import Run
 from multitask.spec import Spec
 from multitask.task_spec import TaskSpec

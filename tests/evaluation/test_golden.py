@@ -21,7 +21,7 @@ import pytest
 from multitask.data.general import read_entries
 from multitask.data.prepare import prepare
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.requests import Settings
 from multitask.run import Run
 from multitask.spec import Spec
 

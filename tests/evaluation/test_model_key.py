@@ -9,8 +9,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from multitask.evaluation import model_key as module
-from multitask.evaluation.model_key import DIGESTS, model_key, store_digests
+from multitask.evaluation import models as module
+from multitask.evaluation.models import DIGESTS, model_key, store_digests
 
 LARGE = 33 << 20
 
@@ -50,8 +50,8 @@ def test_what_training_noted_is_not_hashed_again(
 ) -> None:
     store_digests(model)
     hashed = []
-    real = module.file_hash
-    monkeypatch.setattr(module, "file_hash", lambda path: (hashed.append(path.name), real(path))[1])
+    real = module.sha256
+    monkeypatch.setattr(module, "sha256", lambda path: (hashed.append(path.name), real(path))[1])
     model_key(str(model))
     assert hashed == ["config.json"]
 

@@ -58,7 +58,7 @@ def push_to(hub: UploadHub, online: None, monkeypatch: pytest.MonkeyPatch) -> Pu
 def evaluated(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The trained run, evaluated, with an Axolotl configuration that holds a secret."""
     from multitask.evaluation.evaluate import evaluate
-    from multitask.evaluation.settings import Settings
+    from multitask.evaluation.requests import Settings
 
     root = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(trained.root, root)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.requests import Settings
 from multitask.run import Run
 from multitask.spec import Spec
 

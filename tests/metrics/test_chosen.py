@@ -14,7 +14,7 @@ import yaml
 from multitask.data.prepare import prepare
 from multitask.errors import InputError, MultitaskError
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.requests import Settings
 from multitask.metrics import METRICS, Predictions
 from multitask.metrics.registry import chosen
 from multitask.spec import load_spec

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.requests import Settings
 from multitask.run import Run
 
 

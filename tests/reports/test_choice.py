@@ -13,7 +13,7 @@ import pytest
 from multitask.data.general import read_entries
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.requests import Settings
 from multitask.reports.load import choose, gather
 from multitask.reports.verdicts import label_losses
 from multitask.reports.write import write_report

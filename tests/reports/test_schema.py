@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from multitask.data.prepare import prepare
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.requests import Settings
 from multitask.resources import resource_dir
 from multitask.run import Run
 from multitask.spec import load_spec

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from multitask.errors import InputError
-from multitask.evaluation.world import _take_gpu
+from multitask.evaluation.distributed import _take_gpu
 from multitask.models import model_info
 from multitask.scoring.encode import Encoder
 from multitask.scoring.model import load_model

@@ -12,8 +12,8 @@ from multitask.tasks.example import Example
 if TYPE_CHECKING:
     from multitask.data.leakage import Part
     from multitask.data.mixture import Indices
-    from multitask.evaluation.results import Parts
-    from multitask.evaluation.settings import Settings
+    from multitask.evaluation.requests import Settings
+    from multitask.evaluation.results import ByPurpose
     from multitask.metrics.registry import Predictions
     from multitask.task_spec import TaskSpec, TemplatesSpec
     from multitask.tasks.task import Task
@@ -249,7 +249,7 @@ class Kind:
 
     # Measuring
 
-    def measured(self, task: Task, parts: Parts, rows: Predictions) -> Predictions:
+    def measured(self, task: Task, parts: ByPurpose, rows: Predictions) -> Predictions:
         """All that metrics look at; those of a kind are in :mod:`multitask.metrics.registry`.
 
         Args:
@@ -260,7 +260,7 @@ class Kind:
         del task, parts
         return rows
 
-    def details(self, task: Task, parts: Parts, rows: Predictions) -> dict[str, Any]:
+    def details(self, task: Task, parts: ByPurpose, rows: Predictions) -> dict[str, Any]:
         """What results.json says of such a task besides; arguments as of :meth:`measured`."""
         del task, parts, rows
         return {}

@@ -13,7 +13,7 @@ from multitask.tasks.example import Example
 from multitask.tasks.kinds.base import NO_LABEL, Kind, RowReader
 
 if TYPE_CHECKING:
-    from multitask.evaluation.results import Parts
+    from multitask.evaluation.results import ByPurpose
     from multitask.metrics.registry import Predictions
     from multitask.task_spec import TaskSpec
     from multitask.tasks.task import Task
@@ -53,7 +53,7 @@ class Classification(Kind):
         notes += alike(counts, spec, path)
         return sorted(counts)
 
-    def details(self, task: Task, parts: Parts, rows: Predictions) -> dict[str, Any]:
+    def details(self, task: Task, parts: ByPurpose, rows: Predictions) -> dict[str, Any]:
         """Scores of each label, and pairs of labels that are taken for each other."""
         from dataclasses import asdict
 

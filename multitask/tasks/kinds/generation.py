@@ -11,7 +11,7 @@ from multitask.tasks.example import Example
 from multitask.tasks.kinds.base import Kind, RowReader
 
 if TYPE_CHECKING:
-    from multitask.evaluation.results import Parts
+    from multitask.evaluation.results import ByPurpose
     from multitask.metrics.registry import Predictions
     from multitask.task_spec import TaskSpec
     from multitask.tasks.task import Task
@@ -43,7 +43,7 @@ class Generation(Kind):
         del task
         return Example("example", "Say in one sentence what a bank card is for.", "")
 
-    def measured(self, task: Task, parts: Parts, rows: Predictions) -> Predictions:
+    def measured(self, task: Task, parts: ByPurpose, rows: Predictions) -> Predictions:
         """See :meth:`Kind.measured`."""
         del task, parts
         return replace(rows, texts=rows.predicted)

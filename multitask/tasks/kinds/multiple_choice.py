@@ -15,9 +15,9 @@ from multitask.tasks.sandbox import letter
 if TYPE_CHECKING:
     from multitask.data.leakage import Part
     from multitask.data.mixture import Indices
-    from multitask.evaluation.results import Parts
-    from multitask.evaluation.settings import Settings
-    from multitask.evaluation.work import Finished
+    from multitask.evaluation.requests import Settings
+    from multitask.evaluation.results import ByPurpose
+    from multitask.evaluation.runner import TaskScores
     from multitask.metrics.registry import Predictions
     from multitask.task_spec import TaskSpec, TemplatesSpec
     from multitask.tasks.task import Answers, Task
@@ -163,26 +163,28 @@ class MultipleChoice(Kind):
             parse_letter(text, len(row["choices"])) for row, text in zip(rows, texts, strict=True)
         ]
 
-    def measured(self, task: Task, parts: Parts, rows: Predictions) -> Predictions:
+    def measured(self, task: Task, parts: ByPurpose, rows: Predictions) -> Predictions:
         """See :meth:`Kind.measured`; options by letter and by text, and in all cyclic orders."""
-        from multitask.evaluation.parts import Purpose
+        from multitask.evaluation.requests import Purpose
 
         main = parts[Purpose.SCORES]
-        rows = replace(rows, choices=[row["choices"] for row in main.part.rows])
+        rows = replace(rows, choices=[row["choices"] for row in main.rows])
         if Purpose.ROTATIONS in parts:
             rows = replace(rows, rotated=_rotated(parts[Purpose.ROTATIONS]))
         if Purpose.OTHER_WAY in parts:
-            by_letter, by_text = main.predictions, parts[Purpose.OTHER_WAY].predictions
+            by_letter, by_text = main, parts[Purpose.OTHER_WAY]
             if task.answers == "text":
                 by_letter, by_text = by_text, by_letter
+            counts = [len(row["choices"]) for row in by_text.rows]
+            scores = zip(by_text.log_probs, counts, strict=True)
             rows = replace(
                 rows,
-                by_letter=[p.predicted for p in by_letter],
-                text_scores=[p.log_probs.tolist() for p in by_text],
+                by_letter=by_letter.predicted,
+                text_scores=[row[:count].tolist() for row, count in scores],
             )
         return rows
 
-    def details(self, task: Task, parts: Parts, rows: Predictions) -> dict[str, Any]:
+    def details(self, task: Task, parts: ByPurpose, rows: Predictions) -> dict[str, Any]:
         """Questions that repeat an option's text, and those of them where gold's is repeated."""
         del task, parts
         asked = list(zip(rows.choices or (), rows.gold, strict=True))
@@ -267,13 +269,12 @@ def _check_options(task: Task, number: int, example: Example) -> None:
     )
 
 
-def _rotated(part: Finished) -> list[list[list[float]]]:
+def _rotated(part: TaskScores) -> list[list[list[float]]]:
     """Log-scores of positions, question by question: (rotations, positions)."""
-    predictions, rows = part.predictions, part.part.rows
     scores = []
     place = 0
-    while place < len(rows):
-        count = len(rows[place]["choices"])
-        scores.append([p.log_probs.tolist() for p in predictions[place : place + count]])
+    while place < len(part.rows):
+        count = len(part.rows[place]["choices"])
+        scores.append(part.log_probs[place : place + count, :count].tolist())
         place += count
     return scores

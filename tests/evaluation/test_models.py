@@ -17,9 +17,9 @@ from torch.distributed import checkpoint as dcp
 from multitask.checkpoints import MARKER
 from multitask.checkpoints.consolidate import loaded_files
 from multitask.errors import InputError
-from multitask.evaluation.checkpoint import choose, consolidate
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.settings import Settings
+from multitask.evaluation.models import choose, consolidate
+from multitask.evaluation.requests import Settings
 from multitask.hub.card import own_evaluations
 from multitask.run import Run
 from tests.checkpoints.conftest import mark

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.models import BORROWED
-from multitask.evaluation.parts import Part, Purpose, content_free, parts_of, spread
-from multitask.evaluation.settings import Settings
-from multitask.evaluation.world import World
+from multitask.evaluation.requests import (
+    Purpose,
+    Settings,
+    TaskRequests,
+    content_free,
+    read_inputs,
+    requests_for,
+    spread,
+)
 from multitask.run import Run
-from multitask.tasks import KINDS, Task, Template, task_from_record
+from multitask.tasks import KINDS, Task, Template
 
 
 def _task() -> Task:
@@ -36,7 +40,7 @@ def test_blocks_divide_the_rows_and_keep_phrasings_and_lengths_together(
         {"template": f"t{length % 3}", "messages": [{"content": "x" * length}], "label": "a"}
         for length in lengths
     ]
-    blocks = Part(_task(), Purpose.SCORES, rows).blocks(size)
+    blocks = TaskRequests(_task(), Purpose.SCORES, rows).blocks(size)
     places = [place for block in blocks for place in block]
     assert sorted(places) == list(range(len(rows)))
     assert all(len(block) == size for block in blocks[:-1])
@@ -50,22 +54,20 @@ def test_spread_rows_come_from_everywhere() -> None:
     assert spread(rows, 1000) == rows
 
 
-def test_each_kind_has_its_parts(trained: Run) -> None:
-    manifest = json.loads(trained.manifest.read_text())
-    rows = read_rows(trained.split("test"))
-    wanted = Settings(permutations=True, calibration="contextual")
-    found = {}
-    for name in ("banking77", "commonsense_qa"):
-        task = task_from_record(name, manifest["tasks"][name])
-        own = [row for row in rows if row["task"] == name]
-        parts = list(parts_of(task, own, wanted, validation=own))
-        found[name] = {str(part.purpose): len(part.rows) for part in parts}
+def test_each_kind_has_its_requests(trained: Run) -> None:
+    inputs = read_inputs(
+        trained, "test", None, Settings(permutations=True, calibration="contextual")
+    )
+    found = {
+        task.name: {str(one.purpose): len(one.rows) for one in requests_for(inputs, task)}
+        for task in inputs.tasks
+    }
     assert found["banking77"] == {
-        "scores": 30, "validation": 30, "content-free": 12, "generated": 30, "baselines": 30,
+        "scores": 30, "validation": 30, "content-free": 12, "generated": 30,
     }  # fmt: skip
     assert found["commonsense_qa"] == {
-        "scores": 20, "validation": 20, "content-free": 12, "other way": 20, "rotations": 100,
-        "generated": 20, "baselines": 20,
+        "scores": 20, "validation": 14, "content-free": 12, "other way": 20, "rotations": 100,
+        "generated": 20,
     }  # fmt: skip
 
 
@@ -74,17 +76,11 @@ def test_content_free_rows_say_nothing_of_the_label() -> None:
     assert [row["messages"][0]["content"] for row in rows] == ["N/A", "", "[MASK]"]
 
 
-def test_a_task_without_rows_is_refused() -> None:
+def test_a_task_without_rows_is_refused(trained: Run) -> None:
+    inputs = read_inputs(trained, "test", None, Settings())
+    inputs.rows["banking77"] = []
     with pytest.raises(InputError, match="no rows in this split"):
-        list(parts_of(_task(), [], Settings()))
-
-
-def test_one_process_is_a_world_of_its_own() -> None:
-    world = World()
-    assert [world.count("turn", 1) for _ in range(3)] == [1, 2, 3]
-    assert world.share("x", lambda: b"made") == b"made"
-    world.meet("end")
-    assert world.name("a") != world.name("a")
+        list(requests_for(inputs, inputs.tasks[1]))
 
 
 def test_a_base_without_a_chat_template_is_asked_with_that_of_training(
@@ -103,6 +99,6 @@ def test_a_base_without_a_chat_template_is_asked_with_that_of_training(
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    for change in ({"block": 0}, {"unvisited": 1.0}, {"calibration": "isotonic"}):
+    for change in ({"block": 0}, {"max_residual": 1.0}, {"calibration": "isotonic"}):
         with pytest.raises(InputError):
             replace(Settings(), **change)  # type: ignore[arg-type]

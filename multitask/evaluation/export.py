@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from multitask.data.fingerprint import normalised
 from multitask.data.render import Row, gold
 from multitask.errors import InputError, MultitaskError
 from multitask.run import Run, staged_folder
-from multitask.scoring.encode import Encoder, PairEncoder
+from multitask.scoring.encode import Encoder
 from multitask.scoring.model import LoadedModel
+from multitask.scoring.score import requests_of
 from multitask.tasks import Task
 
 PREFIX = "multitask_"
@@ -41,29 +41,13 @@ _COMMON = {
 }
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A task that was written.
-
-    Attributes:
-        name: Its name in the harness.
-        rows: How many rows it has.
-        beyond: Rows whose prompt is longer than the context; the harness cuts them at their
-            beginning and `multitask` within the text, so that the two may differ on them.
-    """
-
-    name: str
-    rows: int
-    beyond: int
-
-
 def export_lm_eval(
     run: Run,
     directory: Path,
     loaded: LoadedModel,
     tasks: Sequence[Task],
     rows: dict[str, list[Row]],
-) -> list[Exported]:
+) -> dict[str, int]:
     """Write each task as a folder with its YAML and rows, and a README with the command.
 
     Args:
@@ -73,33 +57,34 @@ def export_lm_eval(
         tasks: The tasks.
         rows: The rows of each.
 
+    Returns:
+        Of each task, the rows whose prompt is longer than the context: the harness cuts them at
+        their beginning and `multitask` within the text, so that the two may differ on them.
+
     Raises:
         InputError: The directory has content, or the model is an encoder-decoder.
         MultitaskError: The model's tokenizer does not read the texts as training did.
     """
     encoder = loaded.encoder()
-    if isinstance(encoder, PairEncoder):
+    if not isinstance(encoder, Encoder):
         raise InputError("encoder-decoder models cannot be exported to lm_eval", where=loaded.name)
-    assert isinstance(encoder, Encoder)
     writer = _Texts(loaded, encoder)
-    exported = []
+    beyond = {}
     with staged_folder(directory) as stage:
         for task in tasks:
             folder = stage / task.name
             folder.mkdir()
-            lines, beyond = [], 0
-            for record, dropped in writer.records(task, rows[task.name]):
-                lines.append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-                beyond += dropped
+            records = list(writer.records(task, rows[task.name]))
+            beyond[task.name] = sum(dropped for _, dropped in records)
+            lines = [orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r, _ in records]
             (folder / _ROWS).write_bytes(b"".join(lines))
             content = yaml.safe_dump(_config(task, writer.end), sort_keys=False)
             if not task.kind.closed:
                 content += f"process_results: !function {_RULE.stem}.process_results\n"
                 (folder / _RULE).write_text(_rule(), encoding="utf-8")
             (folder / f"{task.name}.yaml").write_text(content, encoding="utf-8")
-            exported.append(Exported(PREFIX + task.name, len(lines), beyond))
-        (stage / "README.md").write_text(_readme(run, loaded, exported), encoding="utf-8")
-    return exported
+        (stage / "README.md").write_text(_readme(run, loaded, rows, beyond), encoding="utf-8")
+    return beyond
 
 
 class _Texts:
@@ -113,51 +98,35 @@ class _Texts:
 
     def records(self, task: Task, rows: Sequence[Row]) -> Iterator[tuple[dict[str, Any], bool]]:
         """Rows for the harness, and whether each is longer than the context."""
-        for row in rows:
-            message = row["messages"][0]["content"]
-            prompt = self._render([{"role": "user", "content": message}], open_answer=True)
+        for row, request in zip(rows, requests_of(task, rows), strict=True):
+            prompt = self._render({"role": "user", "content": request.prompt})
+            record = {"id": row["id"], "prompt": prompt}
             if not task.kind.closed:
-                self._answer(prompt, message, row["messages"][1]["content"])
-                dropped = self._encoder.encode(message, ("A",)).dropped
-                yield {"id": row["id"], "prompt": prompt, "gold": gold(row)}, dropped > 0
+                self._answer(prompt, request.prompt, row["messages"][1]["content"])
+                dropped = self._encoder.encode(request.prompt, ("A",)).dropped
+                yield record | {"gold": gold(row)}, dropped > 0
                 continue
-            choices = tuple(row.get("choices", ()))
-            labels, template = task.candidates(choices), task.template(row["template"])
-            responses = tuple(
-                task.response_for(label, template, choices=choices) for label in labels
-            )
-            encoded = self._encoder.encode(
-                message, responses, text=row.get("text", ""), repeats=bool(choices)
-            )
-            answers = [self._answer(prompt, message, response) for response in responses]
+            answers = [self._answer(prompt, request.prompt, one) for one in request.candidates]
             if row["template"] not in self._checked:
                 self._check(prompt, answers[0], row["id"])
                 self._checked.add(row["template"])
-            yield (
-                {
-                    "id": row["id"],
-                    "prompt": prompt,
-                    "choices": answers,
-                    "gold": labels.index(gold(row)),
-                },
-                encoded.dropped > 0,
-            )
+            dropped = self._encoder.encode(
+                request.prompt, request.candidates, text=request.text, repeats=not request.distinct
+            ).dropped
+            yield record | {"choices": answers, "gold": request.gold}, dropped > 0
 
-    def _render(self, messages: list[dict[str, str]], *, open_answer: bool) -> str:
+    def _render(self, *messages: dict[str, str]) -> str:
+        asks = len(messages) == 1
         return str(
             self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=open_answer
+                list(messages), tokenize=False, add_generation_prompt=asks
             )
         )
 
     def _answer(self, prompt: str, message: str, response: str) -> str:
         """An answer with the end of its turn, without what a template writes after that."""
         whole = self._render(
-            [
-                {"role": "user", "content": message},
-                {"role": "assistant", "content": response},
-            ],
-            open_answer=False,
+            {"role": "user", "content": message}, {"role": "assistant", "content": response}
         )
         answer = whole[len(prompt) :]
         ends = [
@@ -186,30 +155,22 @@ class _Texts:
 
 
 def _config(task: Task, end: str) -> dict[str, Any]:
-    config: dict[str, Any] = {
+    generation = {"until": [end] if end else [], "do_sample": False, "max_gen_toks": 128}
+    closed = task.kind.closed
+    own: dict[str, Any] = (
+        {"output_type": "multiple_choice", "doc_to_choice": "choices"}
+        if closed
+        else {"output_type": "generate_until", "generation_kwargs": generation}
+    )
+    metric = "acc" if closed else "exact_match"
+    return {
         "task": PREFIX + task.name,
         **_COMMON,
         # Relative to where lm_eval is started, which is the folder of the README.
         "dataset_kwargs": {"data_files": {"test": f"{task.name}/{_ROWS}"}},
         "metadata": {"version": 1},
-    }
-    if task.kind.closed:
-        metric = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
-        return config | {
-            "output_type": "multiple_choice",
-            "doc_to_choice": "choices",
-            "metric_list": [metric],
-        }
-    metric = {
-        "metric": "exact_match",
-        "aggregation": "mean",
-        "higher_is_better": True,
-    }
-    generation = {"until": [end] if end else [], "do_sample": False, "max_gen_toks": 128}
-    return config | {
-        "output_type": "generate_until",
-        "generation_kwargs": generation,
-        "metric_list": [metric],
+        **own,
+        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
     }
 
 
@@ -245,10 +206,14 @@ def model_arguments(name: str) -> str:
     return ",".join(f"{key}={value}" for key, value in parts.items())
 
 
-def _readme(run: Run, loaded: LoadedModel, exported: Sequence[Exported]) -> str:
-    names = ",".join(task.name for task in exported)
+def _readme(
+    run: Run, loaded: LoadedModel, rows: dict[str, list[Row]], beyond: dict[str, int]
+) -> str:
+    names = ",".join(PREFIX + task for task in beyond)
     arguments = shlex.quote(model_arguments(loaded.name))
-    rows = "".join(f"| {task.name} | {task.rows:,} | {task.beyond:,} |\n" for task in exported)
+    table = "".join(
+        f"| {PREFIX}{task} | {len(rows[task]):,} | {count:,} |\n" for task, count in beyond.items()
+    )
     return f"""# Tasks of {run.root.name} for lm-evaluation-harness
 
 Tested with lm-eval 0.4.11. In this folder:
@@ -263,6 +228,6 @@ precision (`--dtype float32`) for ties to fall alike.
 
 | task | rows | longer than the context |
 | --- | ---: | ---: |
-{rows}
+{table}
 Prompts longer than the context are cut at different places by the two.
 """

@@ -15,14 +15,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from multitask.errors import InputError, MultitaskError
-from multitask.evaluation import work
+from multitask.evaluation import runner
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.model_key import model_key
-from multitask.evaluation.partial import Block, Partial
-from multitask.evaluation.settings import Settings
-from multitask.run import Run
+from multitask.evaluation.models import model_key
+from multitask.evaluation.requests import Settings
+from multitask.evaluation.runner import shares
+from multitask.run import Run, write_atomic
 
 
 @pytest.fixture(autouse=True)
@@ -58,58 +60,62 @@ def _outcome(run: Run, name: str) -> tuple[dict[str, Any], Any]:
 
 def _interrupt_after(blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the process be interrupted when so many blocks are kept."""
-    write = Partial.write
     count = 0
 
-    def interrupted(self: Partial, part: int, number: int, block: Block) -> None:
+    def interrupted(path: Path, content: bytes) -> None:
         nonlocal count
-        if count == blocks:
-            raise KeyboardInterrupt
-        count += 1
-        write(self, part, number, block)
+        if path.suffix == ".npz":
+            if count == blocks:
+                raise KeyboardInterrupt
+            count += 1
+        write_atomic(path, content)
 
-    monkeypatch.setattr(work.Partial, "write", interrupted)
+    monkeypatch.setattr(runner, "write_atomic", interrupted)
 
 
-def test_what_is_killed_goes_on_and_ends_the_same(trained_copy: Run) -> None:
-    """A real SIGKILL, between or within blocks; then a torn block, as a full disk leaves it."""
+def _second_rank(launcher: int) -> int:
+    """The process id of rank 1 of an evaluation in several processes."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    (found,) = (
+        int(pid) for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
+    )
+    return found
+
+
+def test_what_two_processes_began_and_lost_ends_as_one_would_have_ended_it(
+    trained_copy: Run,
+) -> None:
+    """A rank is killed for real; a block is torn, as a full disk leaves it; then it goes on."""
     run = trained_copy
-    command = [sys.executable, "-m", "multitask", "evaluate", str(run.root), "--name", "killed"]
-    partial = run.evaluations / "killed" / "partial"
+    arguments = ["evaluate", run.root, "--name", "two", "--processes", 2, "--permutations"]
+    partial = run.evaluations / "two" / "partial"
     with subprocess.Popen(
-        [*command, *ARGUMENTS, "--permutations"],
+        [sys.executable, "-m", "multitask", *map(str, [*arguments, *ARGUMENTS])],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     ) as process:
-        deadline = time.monotonic() + 60
-        while len(list(partial.glob("[0-9]*.json"))) < 2 and time.monotonic() < deadline:
+        while len(list(partial.glob("*.npz"))) < 2:
             assert process.poll() is None
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    assert not (run.evaluations / "killed" / "results.json").exists()
-    kept = sorted(partial.glob("[0-9]*.json"))
-    assert len(kept) >= 2
+        os.kill(_second_rank(process.pid), signal.SIGKILL)
+        assert "error: process 2 of 2 was killed (SIGKILL)" in process.communicate()[1]
+        assert process.returncode == 1
+    assert not (run.evaluations / "two" / "results.json").exists()
+    kept = sorted(partial.glob("*.npz"))
     kept[0].write_bytes(kept[0].read_bytes()[:100])
-    said: list[str] = []
-    settings = replace(QUICK, permutations=True, block=Settings().block)
-    evaluate(run, name="killed", settings=settings, report=said.append)
-    assert f"killed: going on where it stopped, with {len(kept)} blocks of rows done" in said
-    assert not partial.exists()
-    evaluate(run, name="whole", settings=settings)
-    one, other = _outcome(run, "killed"), _outcome(run, "whole")
-    assert one[0] == other[0]
-    assert one[1].equals(other[1])
-
-
-def test_two_processes_give_the_same_numbers_as_one(trained_copy: Run) -> None:
-    done = _multitask("evaluate", trained_copy.root, "--name", "two", "--processes", 2, *ARGUMENTS)
+    done = _multitask(*arguments, *ARGUMENTS)
     assert done.returncode == 0, done.stderr
-    evaluate(trained_copy, name="one", settings=replace(QUICK, block=Settings().block))
-    one, two = _outcome(trained_copy, "one"), _outcome(trained_copy, "two")
+    whole = len(kept) - 1
+    assert f"two: going on where it stopped, with {whole} blocks of rows done" in done.stderr
+    assert not partial.exists()
+    wanted = replace(QUICK, permutations=True, block=Settings().block)
+    evaluate(run, name="one", settings=wanted)
+    one, two = _outcome(run, "one"), _outcome(run, "two")
     assert one[0] == two[0]
     assert one[1].equals(two[1])
-    results = json.loads((trained_copy.evaluations / "two" / "results.json").read_text())
+    results = json.loads((run.evaluations / "two" / "results.json").read_text())
     assert results["processes"] == 2
 
 
@@ -129,18 +135,18 @@ def test_blocks_that_are_done_are_not_done_again(
             evaluate(trained_copy, settings=QUICK)
     blocks = {
         path.name: path.stat().st_mtime_ns
-        for path in (trained_copy.evaluations / "trained" / "partial").glob("[0-9]*.json")
+        for path in (trained_copy.evaluations / "trained" / "partial").glob("*.npz")
     }
     assert len(blocks) == 5
     seen: list[str] = []
-    write = Partial.write
 
-    def watch(self: Partial, part: int, number: int, block: Block) -> None:
-        seen.append(f"{part:03d}-{number:06d}.json")
-        write(self, part, number, block)
+    def watch(path: Path, content: bytes) -> None:
+        seen.append(path.name)
+        write_atomic(path, content)
 
-    monkeypatch.setattr(Partial, "write", watch)
+    monkeypatch.setattr(runner, "write_atomic", watch)
     evaluate(trained_copy, settings=QUICK)
+    assert len(seen) > 5
     assert set(seen).isdisjoint(blocks)
 
 
@@ -165,23 +171,19 @@ def test_a_failure_before_the_first_block_leaves_nothing(
     def fail(*_: object, **__: object) -> None:
         raise MultitaskError("cannot score")
 
-    monkeypatch.setattr("multitask.evaluation.parts.score", fail)
+    monkeypatch.setattr("multitask.evaluation.requests.score", fail)
     with pytest.raises(MultitaskError, match="cannot score"):
         evaluate(trained_copy, settings=QUICK)
     assert not trained_copy.evaluations.exists()
 
 
-def test_a_block_of_other_rows_is_not_read(tmp_path: Path) -> None:
-    partial = Partial(tmp_path / "evaluation" / "x")
-    partial.open({"model": "a"})
-    block = Block((3, 1), [{"x": 1}, {"x": None}], 0.5, 0, "s", ("note",))
-    partial.write(2, 0, block)
-    assert partial.read(2, 0, (3, 1)) == block
-    assert partial.read(2, 0, (1, 3)) is None
-    assert partial.read(2, 1, (3, 1)) is None
-    assert partial.blocks() == 1
-    partial.remove()
-    assert list(tmp_path.iterdir()) == []
+@given(st.lists(st.integers(1, 1000), max_size=60), st.integers(1, 9))
+@settings(deadline=None)
+def test_every_block_is_done_once_and_ranks_have_alike_to_do(costs: list[int], size: int) -> None:
+    found = shares(costs, size)
+    assert sorted(i for one in found for i in one) == list(range(len(costs)))
+    loads = [sum(costs[i] for i in one) for one in found]
+    assert max(loads) - min(loads) <= max(costs, default=0)
 
 
 def test_the_key_of_a_model_follows_what_is_loaded(trained_copy: Run) -> None:

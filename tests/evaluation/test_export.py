@@ -15,9 +15,8 @@ import yaml
 from multitask.data.fingerprint import normalised
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
-from multitask.evaluation.inputs import read_inputs
-from multitask.evaluation.settings import Settings
-from multitask.interchange.lm_eval import Exported, export_lm_eval, model_arguments
+from multitask.evaluation.export import PREFIX, export_lm_eval, model_arguments
+from multitask.evaluation.requests import Settings, read_inputs
 from multitask.run import Run
 from multitask.scoring.model import load_model
 from multitask.spec import load_spec
@@ -25,10 +24,10 @@ from tests.trained import trained_run
 
 pytest.importorskip("torch")
 
-SETTINGS = Settings(calibration="none", baselines=False, generate=0, unvisited=0.0)
+SETTINGS = Settings(calibration="none", baselines=False, generate=0, max_residual=0.0)
 
 
-def _export(run: Run, folder: Path) -> list[Exported]:
+def _export(run: Run, folder: Path) -> dict[str, int]:
     inputs = read_inputs(run, "test", None, SETTINGS)
     loaded = load_model(str(run.model))
     return export_lm_eval(run, folder, loaded, inputs.tasks, inputs.rows)
@@ -69,8 +68,8 @@ def test_the_harness_gives_our_accuracies(
     config.write_bytes(orjson.dumps(content))
     outcome = evaluate(trained_copy, settings=SETTINGS)
     exported = _export(trained_copy, tmp_path / "out")
-    assert [task.beyond for task in exported] == [0, 0, 0]
-    theirs = _harness(trained_copy, tmp_path / "out", [task.name for task in exported])
+    assert list(exported.values()) == [0, 0, 0]
+    theirs = _harness(trained_copy, tmp_path / "out", [PREFIX + task for task in exported])
     for name, task in outcome.results["tasks"].items():
         accuracy = theirs["results"][f"multitask_{name}"]["acc,none"]
         assert accuracy == pytest.approx(task["metrics"]["accuracy"]["value"], abs=1e-9)
@@ -121,13 +120,14 @@ def test_the_harness_gives_our_exact_match(
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
     outcome = evaluate(generating, settings=SETTINGS)
-    (exported,) = _export(generating, tmp_path / "out")
-    theirs = _harness(generating, tmp_path / "out", [exported.name])
+    _export(generating, tmp_path / "out")
+    name = f"{PREFIX}echo"
+    theirs = _harness(generating, tmp_path / "out", [name])
     ours = outcome.results["tasks"]["echo"]["metrics"]["exact_match"]["value"]
-    assert theirs["results"][exported.name]["exact_match,none"] == pytest.approx(ours, abs=1e-9)
+    assert theirs["results"][name]["exact_match,none"] == pytest.approx(ours, abs=1e-9)
     table = pq.read_table(outcome.directory / "predictions.parquet").to_pylist()
     hits = {row["id"]: normalised(row["predicted"]) == normalised(row["gold"]) for row in table}
-    for sample in theirs["samples"][exported.name]:
+    for sample in theirs["samples"][name]:
         assert sample["exact_match"] == hits[sample["doc"]["id"]]
     assert 0 < ours < 1
 
@@ -154,12 +154,11 @@ def test_a_folder_has_the_tokens_of_training(trained: Run, tmp_path: Path) -> No
     loaded = load_model(str(trained.model))
     encoder = loaded.encoder()
     rows = read_inputs(trained, "test", None, SETTINGS).rows
-    for task in exported:
-        name = task.name.removeprefix("multitask_")
+    for name in exported:
         config = yaml.safe_load((tmp_path / "out" / name / f"{name}.yaml").read_text())
-        assert config["task"] == task.name
+        assert config["task"] == PREFIX + name
         lines = (tmp_path / "out" / name / "rows.jsonl").read_bytes().splitlines()
-        assert task.rows == len(lines) == len(rows[name])
+        assert len(lines) == len(rows[name])
         for line, row in zip(lines, rows[name], strict=True):
             record = orjson.loads(line)
             user, assistant = (message["content"] for message in row["messages"])

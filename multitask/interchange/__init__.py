@@ -1,1 +1,0 @@
-"""Interchange: what other tools can read, so that others can check."""
