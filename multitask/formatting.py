@@ -40,11 +40,11 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def size(count: float) -> str:
-    """Bytes, such as ``358 kB``, ``12.3 MB`` or ``1.3 GB``."""
+def byte_size(count: float) -> str:
+    """Bytes, such as ``358 kB``, ``12 MB``, ``1.3 GB`` or ``141 GB``."""
     digits = 3 if count >= 1e9 else 2 if count >= 1e6 else 1
     value = count / 1000**digits
-    return f"{value:.1f} {'_kMG'[digits]}B" if value < 100 else f"{value:,.0f} {'_kMG'[digits]}B"
+    return f"{value:,.{1 if digits == 3 and value < 100 else 0}f} {'_kMG'[digits]}B"
 
 
 def age(seconds: float) -> str:

@@ -11,9 +11,9 @@ from rich.table import Table
 from multitask.checkpoints.inputs import Inputs
 from multitask.checkpoints.inventory import TORN_PREFIX, Checkpoint, list_checkpoints
 from multitask.checkpoints.layout import list_files
+from multitask.formatting import age, byte_size
 from multitask.run import Run
 
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 _SHOWN = 3
 _STYLES = {"complete": "green", "torn": "red", "unreadable": "yellow"}
 
@@ -31,9 +31,9 @@ def print_checkpoints(run: Run, *, contents: bool = False) -> None:
     if checkpoints:
         console.print(_table(checkpoints, complete[-1] if complete else None))
     for path in sorted(run.model.glob(f"{TORN_PREFIX}checkpoint-*")):
-        size = _size(sum(list_files(path).values()))
+        held = byte_size(sum(list_files(path).values()))
         console.print(
-            f"set aside: {path.name}  ({size}; remove it when you do not need it)",
+            f"set aside: {path.name}  ({held}; remove it when you do not need it)",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     unreadable = [c for c in checkpoints if not c.readable]
@@ -75,21 +75,9 @@ def _table(checkpoints: list[Checkpoint], newest: Checkpoint | None) -> Table:
         table.add_row(
             str(checkpoint.step),
             f"[{_STYLES[checkpoint.state]}]{checkpoint.state}[/]",
-            _size(checkpoint.size),
-            _age(time.time() - checkpoint.modified),
+            byte_size(checkpoint.size),
+            age(time.time() - checkpoint.modified),
             "?" if marker is None else str(marker.inputs.world_size),
             escape(why),
         )
     return table
-
-
-def _size(size: float) -> str:
-    digits = 3 if size >= 1e9 else 2 if size >= 1e6 else 1
-    return f"{size / 1000**digits:.1f} {('kB', 'MB', 'GB')[digits - 1]}"
-
-
-def _age(seconds: float) -> str:
-    for length, unit in _UNITS:
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

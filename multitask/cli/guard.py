@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from multitask.errors import InputError, MultitaskError, bounded
+from multitask.formatting import one_line
 
 DEBUG = "MULTITASK_DEBUG"
 """Where it is set, errors show where in the program they were raised."""
@@ -183,7 +184,7 @@ def _origin(error: Exception) -> str:
     ours = [frame for frame in frames if frame.filename.startswith(package)]
     own = [frame for frame in ours if not frame.filename.endswith("guard.py")] or frames
     place = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "?"
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return f"{type(error).__name__}: {text} ({place})"
 
 

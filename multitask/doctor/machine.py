@@ -12,6 +12,7 @@ from pathlib import Path
 
 from multitask.doctor.check import Check, ok, problem, warning
 from multitask.doctor.subject import Subject
+from multitask.formatting import byte_size
 
 GROUP = "machine"
 _GB = 10**9
@@ -118,23 +119,19 @@ def _disk(needs: list[Need]) -> Iterator[Check]:
         free = shutil.disk_usage(place).free / _GB
         known = [need for need in there if need.gb is not None]
         wanted = sum(need.gb or 0.0 for need in known)
-        parts = " + ".join(f"{need.what} {_gb(need.gb or 0.0)}" for need in known)
-        text = f"{_gb(free)} free on the disk of {place}"
+        parts = " + ".join(f"{need.what} {byte_size(1e9 * (need.gb or 0.0))}" for need in known)
+        text = f"{byte_size(1e9 * free)} free on the disk of {place}"
         if known and free < wanted:
             fix = "free some, take a larger volume, or keep fewer (`checkpoint: {keep: 2}`)"
-            yield problem(GROUP, "disk", f"{text}, and {_gb(wanted)} are needed ({parts})", fix)
+            yield problem(
+                GROUP, "disk", f"{text}, and {byte_size(1e9 * wanted)} are needed ({parts})", fix
+            )
         elif known:
-            yield ok(GROUP, "disk", f"{text}, {_gb(wanted)} needed ({parts})")
+            yield ok(GROUP, "disk", f"{text}, {byte_size(1e9 * wanted)} needed ({parts})")
         elif free < _LEAST_GB:
             yield warning(GROUP, "disk", text, "a model and its checkpoints take more")
         else:
             yield ok(GROUP, "disk", text)
-
-
-def _gb(size: float) -> str:
-    if size < 0.1:
-        return f"{1000 * size:.0f} MB"
-    return f"{size:.1f} GB" if size < 10 else f"{size:,.0f} GB"
 
 
 def _shared_memory(subject: Subject) -> list[Check]:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from multitask.doctor.check import Check
 from multitask.doctor.examine import Examination
+from multitask.formatting import plural
 
 _STYLES = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[bold red]PROBLEM[/]"}
 
@@ -30,7 +31,7 @@ def print_examination(found: Examination) -> None:
     console.print(table)
     problems, warnings = found.count("problem"), found.count("warning")
     console.print(
-        f"\n{_plural(problems, 'problem')}, {_plural(warnings, 'warning')}, {found.count('ok')} ok",
+        f"\n{plural(problems, 'problem')}, {plural(warnings, 'warning')}, {found.count('ok')} ok",
         highlight=False,
     )
 
@@ -38,7 +39,3 @@ def print_examination(found: Examination) -> None:
 def _words(check: Check) -> str:
     text = escape(check.found)
     return f"{text}\n[dim]fix:[/] {escape(check.fix)}" if check.fix else text
-
-
-def _plural(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

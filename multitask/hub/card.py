@@ -19,6 +19,7 @@ from multitask.evaluation.models import DEFAULT_NAME, model_key, same_model
 from multitask.files import read_json, read_mapping, read_text
 from multitask.formatting import cell, fenced, number
 from multitask.hub.weights import Weights
+from multitask.metrics.registry import adopt
 from multitask.reports.verdicts import title, with_interval
 from multitask.run import Run
 from multitask.scrub import scrub
@@ -81,6 +82,7 @@ def own_evaluations(run: Run, folder: Path) -> tuple[list[dict[str, Any]], list[
     for path in sorted(paths, key=lambda p: (p.parent.name != DEFAULT_NAME, p.parent.name)):
         results, name = read_json(path), path.parent.name
         if results.get("key", {}).get("model") == key:
+            adopt(results)
             found.append(results | {"name": name, "path": path})
         elif same_model(str(results["model"]), folder) or (
             name == DEFAULT_NAME and folder == run.model

@@ -15,7 +15,7 @@ from multitask.digests import sha256
 from multitask.errors import InputError, MultitaskError
 from multitask.evaluation.calibration import FILE_NAME as CALIBRATION
 from multitask.evaluation.models import base_model, choose, consolidate
-from multitask.formatting import plural, size
+from multitask.formatting import byte_size, plural
 from multitask.hub.card import LICENSES, Card, check_license, own_evaluations
 from multitask.hub.client import Repository, calling, check_login, explain, inspect
 from multitask.hub.weights import Weights, find, is_repo, portable_adapter_config, prepare
@@ -290,7 +290,7 @@ def _upload(
     ]
     deletions = [CommitOperationDelete(path) for path in sorted(there.files.keys() - files.keys())]
     total = sum(add.upload_info.size for add in adds)
-    report(f"uploading {plural(len(adds), 'file')}, {size(total)}, to {there.name}")
+    report(f"uploading {plural(len(adds), 'file')}, {byte_size(total)}, to {there.name}")
 
     def commit() -> str:
         now = inspect(api, there.name)

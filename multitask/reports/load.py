@@ -17,6 +17,7 @@ from multitask.evaluation.models import BASE_NAME, DEFAULT_NAME
 from multitask.evaluation.requests import Settings
 from multitask.files import read_json, read_mapping, read_text
 from multitask.metrics import METRICS
+from multitask.metrics.registry import adopt
 from multitask.reports import answers as rows_of
 from multitask.reports.training import read_lines, read_training
 from multitask.reports.verdicts import (
@@ -77,6 +78,7 @@ def gather(run: Run, evaluation: str | None = None) -> Report:
     chosen, choice_notes = choose(list(by_name), evaluation)
     folder = by_name[chosen].parent
     results = read_json(by_name[chosen])
+    adopt(results)
     shared, sharing_notes = _beside(
         folder / "interference.json",
         results,

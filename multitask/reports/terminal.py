@@ -11,12 +11,14 @@ from rich.text import Text
 
 from multitask.evaluation.baselines import TITLES as BASELINES
 from multitask.formatting import p_value, points
+from multitask.metrics.registry import adopt
 from multitask.reports.load import Report
 from multitask.reports.verdicts import (
     Record,
     findings,
     forgetting,
     interval,
+    is_share,
     number,
     sharing,
     title,
@@ -27,6 +29,7 @@ _CLOSED = ("accuracy", "macro_f1", "log_loss", "ece")
 _FREE = ("exact_match", "token_f1", "rougeL", "bleu")
 _SHORT = {"log_loss": "log loss", "ece": "ECE", "token_f1": "token F1", "rougeL": "ROUGE-L"}
 _STYLES = {"better": "green", "worse": "red", "unclear": "yellow"}
+_MOST_COLUMNS = 4
 # Of a log file, where rich would take 80.
 _WIDTH = 120
 
@@ -41,6 +44,12 @@ def _say(console: Console, lines: Iterable[str], before: str = "", kind: str = "
         console.print(Text(before + line, style=_STYLES.get(kind, "")), highlight=False)
 
 
+def _columns(metrics: Record) -> tuple[str, ...]:
+    """The metrics of a task's table: the usual ones, or the first of its own choice."""
+    usual = {columns[0]: columns for columns in (_CLOSED, _FREE)}
+    return usual.get(next(iter(metrics)), tuple(metrics)[:_MOST_COLUMNS])
+
+
 def _table(name: str, columns: Iterable[str], left: Collection[str]) -> Table:
     table = Table(title=name, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
@@ -50,9 +59,12 @@ def _table(name: str, columns: Iterable[str], left: Collection[str]) -> Table:
 
 def print_results(results: Record) -> None:
     """Print every task's metrics beside the baselines, and what else was found."""
+    adopt(results)
     console = _console()
-    for columns in (_CLOSED, _FREE):
-        tasks = {n: t for n, t in results["tasks"].items() if columns[0] in t["metrics"]}
+    groups: dict[tuple[str, ...], dict[str, Record]] = {_CLOSED: {}, _FREE: {}}
+    for name, task in results["tasks"].items():
+        groups.setdefault(_columns(task["metrics"]), {})[name] = task
+    for columns, tasks in groups.items():
         if tasks:
             console.print(_scores(results, tasks, columns))
     for name, task in results["tasks"].items():
@@ -167,7 +179,7 @@ def _comparisons(comparisons: Record) -> Table:
                 "" if place else BASELINES.get(name, name),
                 task,
                 f"{found['n']:,}",
-                points(difference["value"]),
+                points(difference["value"]) if is_share(metric) else f"{difference['value']:+.3f}",
                 interval(metric, difference),
                 p_value(found["p_value"]),
                 p_value(found["p_holm"]),

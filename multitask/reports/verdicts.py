@@ -55,8 +55,23 @@ def with_interval(metric: str, estimate: Record) -> str:
     return f"{number(metric, estimate)} ({interval(metric, estimate)})"
 
 
-def _is_gain(metric: str, value: float) -> bool:
-    return (value > 0) == (metric not in METRICS or METRICS[metric].higher_is_better)
+def _higher_is_better(metric: str) -> bool:
+    return metric not in METRICS or METRICS[metric].higher_is_better
+
+
+def _is_gain(metric: str, difference: float) -> bool:
+    return (difference > 0) == _higher_is_better(metric)
+
+
+def _change(metric: str, difference: float) -> str:
+    """Such as ``+1.2 points``; ``+0.034`` of a metric that is no share."""
+    return f"{points(difference)} points" if is_share(metric) else f"{difference:+.3f}"
+
+
+def _change_interval(metric: str, difference: Record) -> str:
+    if is_share(metric):
+        return points_interval(difference)
+    return f"{difference['low']:+.3f} to {difference['high']:+.3f}"
 
 
 # One task against others
@@ -77,18 +92,21 @@ def opponent(name: str, record: Record) -> dict[str, Any]:
     """A task's model against one other system on the same rows, by the headline metric.
 
     Returns:
-        ``name``; the ``difference`` (this one minus the other) and its ``interval``, in points;
-        ``p``, by Holm over the tasks; the ``verdict``: ``better``, ``worse`` or ``unclear``; and
-        ``rows``, how many both have.
+        ``name``; the ``difference`` (this one minus the other) and its ``interval``, in points
+        where the metric is a share, and with its unit as ``change``; ``p``, by Holm over the
+        tasks; the ``verdict``: ``better``, ``worse`` or ``unclear``; and ``rows``, how many both
+        have.
     """
     metric, difference = next(iter(record["differences"].items()))
     p = record.get("p_holm", record["p_value"])
     clear = p < _SIGNIFICANT and difference["value"] != 0
     sign = "better" if _is_gain(metric, difference["value"]) else "worse"
+    change = _change(metric, difference["value"])
     return {
         "name": name,
-        "difference": points(difference["value"]),
-        "interval": points_interval(difference),
+        "difference": change.removesuffix(" points"),
+        "change": change,
+        "interval": _change_interval(metric, difference),
         "p": p_value(p),
         "verdict": sign if clear else "unclear",
         "rows": record["n"],
@@ -109,7 +127,7 @@ def verdict(found: Sequence[Record]) -> tuple[str, str]:
 
 
 def _names(found: Sequence[Record]) -> str:
-    return listed([f"{o['name']} ({o['difference']} points)" for o in found])
+    return listed([f"{o['name']} ({o['change']})" for o in found])
 
 
 def verdict_by_intervals(
@@ -127,16 +145,16 @@ def verdict_by_intervals(
     """
     if not baselines:
         return "compared with nothing yet", "unclear"
-    name = max(baselines, key=lambda key: baselines[key]["value"])
+    up = _higher_is_better(metric)
+    name = (max if up else min)(baselines, key=lambda key: baselines[key]["value"])
     other = baselines[name]
-    difference = 100 * (own["value"] - other["value"])
     against = f"{name} ({number(metric, other)})"
+    change = _change(metric, own["value"] - other["value"])
     if own["low"] > other["high"]:
-        return f"{difference:.1f} points over {against}", "better"
+        return f"{change[1:]} over {against}", "better" if up else "worse"
     if own["high"] < other["low"]:
-        return f"{-difference:.1f} points under {against}", "worse"
-    text = f"not clearly different from {against}: {difference:+.1f} points, intervals overlap"
-    return text, "unclear"
+        return f"{change[1:]} under {against}", "worse" if up else "better"
+    return f"not clearly different from {against}: {change}, intervals overlap", "unclear"
 
 
 # What got worse
@@ -157,8 +175,8 @@ def got_worse(results: Record, titles: Mapping[str, str]) -> Iterator[tuple[str,
                 p = record.get("p_holm", record["p_value"])
                 clear = found["low"] > 0 or found["high"] < 0 if place else p < _SIGNIFICANT
                 text = (
-                    f"{task}: {title(metric)} {points(found['value'])} points "
-                    f"({points_interval(found)}) against {other}"
+                    f"{task}: {title(metric)} {_change(metric, found['value'])} "
+                    f"({_change_interval(metric, found)}) against {other}"
                 )
                 yield (text, "worse") if clear else (f"{text}, within chance", "unclear")
             yield from label_losses(task, record, other)

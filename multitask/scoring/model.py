@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from multitask.errors import InputError, MultitaskError, did_you_mean
 from multitask.files import read_json
+from multitask.formatting import first_line
 from multitask.models import attention_of
 from multitask.models.adapter import load_adapter
 from multitask.quiet import quiet_libraries
@@ -131,10 +132,9 @@ def load_model(
         no_fault = isinstance(error, (MultitaskError, ImportError))
         if no_fault or type(error).__name__ == "OutOfMemoryError":
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         where = name if base == name else f"{name} on {base}"
         raise InputError(
-            f"the model cannot be loaded: {first}",
+            f"the model cannot be loaded: {first_line(error)}",
             where=where,
             fix="check the path; a gated model needs its conditions accepted and `hf auth login`",
         ) from None

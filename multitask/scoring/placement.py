@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multitask.errors import InputError
+from multitask.formatting import byte_size
 
 GB = 1e9
 # Beside the weights: CUDA's context, a batch's logits and activations. Batches halve by themselves
@@ -84,13 +85,13 @@ def place(
     )
     width = getattr(torch, dtype).itemsize
     weights = exact - linear * (width - _BITS[quantisation] / 8) if quantisation else exact
-    needs = f"{_gb(weights)} of weights in {quantisation or dtype}"
+    needs = f"{byte_size(weights)} of weights in {quantisation or dtype}"
     if not gpus:
         return _in_main_memory(model, weights, needs, memory, dtype, processes)
-    needs += f", and {_gb(_WORKING)} or more to work in"
+    needs += f", and {byte_size(_WORKING)} or more to work in"
     most = max(gpus.values())
     if weights + _WORKING <= most:
-        return Placement(None, f"{needs}; one GPU of {_gb(most)} holds it")
+        return Placement(None, f"{needs}; one GPU of {byte_size(most)} holds it")
     if quantisation is None:
         found = _divided(model, memory, dtype)
         placement = None if found is None else _told(found, needs, gpus)
@@ -98,12 +99,6 @@ def place(
             return placement
     smaller = {kind: exact - linear * (width - bits / 8) for kind, bits in _BITS.items()}
     raise _too_large(weights, needs, gpus, processes, smaller)
-
-
-def _gb(size: float) -> str:
-    if size < GB:
-        return f"{size / 1e6:.0f} MB"
-    return f"{size / GB:.1f} GB" if size < 100 * GB else f"{size / GB:.0f} GB"
 
 
 def _meta(config: Any) -> Any | None:
@@ -172,7 +167,7 @@ def _in_main_memory(
     available = memory["cpu"]
     times = f"; {processes} processes load it {processes} times" if processes > 1 else ""
     if weights * processes <= available:
-        return Placement(None, f"{needs}; of {_gb(available)} main memory{times}")
+        return Placement(None, f"{needs}; of {byte_size(available)} main memory{times}")
     if "disk" in memory and processes == 1:
         found = _divided(model, memory, dtype)
         if found is not None:
@@ -180,7 +175,8 @@ def _in_main_memory(
     fits = int(available // weights)
     half = "" if dtype != "float32" else "--dtype bfloat16, or "
     raise InputError(
-        f"the model does not fit: {needs}{times}, and there are {_gb(available)} of main memory",
+        f"the model does not fit: {needs}{times}, and there are {byte_size(available)} of main "
+        "memory",
         where="option '--processes'" if fits else None,
         fix=f"--processes {fits}" if fits else f"{half}a machine with more memory",
     )
@@ -207,7 +203,7 @@ def _too_large(
     fixes += [f"--quantisation {kind}" for kind in fitting[-1:]]
     if not fixes:
         fixes.append(f"{per_copy} GPUs of this size for a copy")
-    have = f"is 1 GPU of {_gb(most)}" if len(gpus) == 1 else f"are {len(gpus)} of {_gb(most)}"
+    have = ("is 1 GPU" if len(gpus) == 1 else f"are {len(gpus)}") + f" of {byte_size(most)}"
     each = " for each process" if processes > 1 else ""
     return InputError(
         f"the model does not fit: {needs}, and there {have}{each}",

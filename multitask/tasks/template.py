@@ -11,6 +11,7 @@ from jinja2 import Template as JinjaTemplate
 from jinja2 import TemplateError, UndefinedError, nodes
 
 from multitask.errors import InputError
+from multitask.formatting import one_line
 from multitask.tasks.sandbox import Sandbox, renew
 
 
@@ -120,6 +121,6 @@ class Template:
 
 def _said(error: Exception) -> str:
     """An exception in words; of Jinja's own errors the message says all."""
-    words = " ".join(str(error).split())
+    words = one_line(error)
     known = isinstance(error, TemplateError)
     return words if known and words else f"{type(error).__name__}: {words}"

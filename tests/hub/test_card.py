@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from multitask.errors import InputError
-from multitask.formatting import cell, fenced
 from multitask.hub.card import prompt_format
 from multitask.run import Run
 from multitask.scrub import scrub
@@ -131,13 +130,6 @@ def test_the_card_has_plan_limits_and_configuration(
     assert "Trained on a small sample" in text
     assert "wandb_project: claims" in text
     assert "not shown to be better than TF-IDF" in text
-
-
-def test_hostile_text_stays_in_its_place() -> None:
-    assert cell("<script>|\n# x") == "&#60;script&#62;&#124; &#35; x"
-    block = fenced("a\n````\nb", "text")
-    assert block.startswith("`````text\n")
-    assert block.endswith("\n`````")
 
 
 def test_scrubbing_keeps_json_json(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from multitask.reports.verdicts import got_worse, hand_over, opponents, verdict
+from multitask.reports.verdicts import (
+    got_worse,
+    hand_over,
+    opponent,
+    opponents,
+    verdict,
+    verdict_by_intervals,
+)
 
 
 def _compared(value: float, p: float) -> dict[str, Any]:
@@ -31,6 +38,19 @@ def test_worse_than_one_is_worse() -> None:
 
 def test_the_adjusted_p_value_decides() -> None:
     assert _verdict(base=(0.3, 0.06))[1] == "unclear"
+
+
+@pytest.mark.parametrize(("value", "kind"), [(0.2, "worse"), (-0.2, "better")])
+def test_less_of_a_metric_that_should_be_low_is_better(value: float, kind: str) -> None:
+    record = _compared(value, 0.01)
+    record["differences"] = {"log_loss": record["differences"]["accuracy"]}
+    found = opponent("base", record)
+    assert (found["verdict"], found["difference"]) == (kind, f"{value:+.3f}")
+    comparisons = {"base": {"t": record}}
+    lost = list(got_worse({"comparisons": comparisons, "tasks": {}}, {}))
+    assert bool(lost) == (kind == "worse")
+    own, other = ({"value": v, "low": v - 0.01, "high": v + 0.01} for v in (0.5 + value, 0.5))
+    assert verdict_by_intervals("log_loss", own, {"TF-IDF": other})[1] == kind
 
 
 def test_losses_are_told_and_gains_are_not() -> None:
