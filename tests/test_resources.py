@@ -59,7 +59,12 @@ def test_every_phrasing_shows_the_row_and_gives_the_answer(
     kind = KINDS[name.removeprefix("generic/")] if "/" in name else shipped_task(name).kind
     templates = _templates(name)
     task = Task(
-        name, kind, ("yes sir", "no sir"), templates, list_labels=list_labels, answers=answers
+        name,
+        kind,
+        ("no sir", "yes sir", "may be"),
+        templates,
+        list_labels=list_labels,
+        answers=answers,
     )
     example = kind.specimen(task)
     label = example.label or "any text"

@@ -55,7 +55,7 @@ def define_task(declared: TaskSpec, labels: tuple[str, ...], words: TemplatesSpe
     )
     task = task.kind.define(task)
     require_distinct_responses(task)
-    if task.positive_label is not None:
+    if declared.positive_label is not None:
         _require_two_labels(task)
     return task
 

@@ -118,7 +118,7 @@ def _examples(
     seen: set[str] = set()
     many = getattr(reader, "many", None)
     for number, path in enumerate(paths):
-        columns, id_given = _columns(spec, path)
+        columns, id_given = columns_for(spec, path)
         prefix = f"{split}-" if number == 0 else f"{split}-{number}-"
         for block in select_blocks(path, columns, rejects):
             if many is not None and not id_given:
@@ -146,7 +146,7 @@ def _examples(
     return examples
 
 
-def _columns(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:
+def columns_for(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:
     """The columns to read, in the order of the kind's parts, the id first where it is mapped."""
     known = columns_of(path)
     named: dict[str, list[str]] = {

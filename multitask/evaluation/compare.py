@@ -128,7 +128,7 @@ def pairs(
                 fix="evaluate it again",
             )
         if rows:
-            items = if_repeated([row for row, _ in rows])
+            items = if_repeated([task.kind.item(row) for row, _ in rows])
             first, second = (
                 Predictions(right, [side[key][1] for key in rows], task.labels, items=items)
                 for side in (mine, theirs)

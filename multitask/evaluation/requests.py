@@ -16,7 +16,6 @@ from multitask.data.readers import read_rows
 from multitask.data.render import Row
 from multitask.digests import sha256
 from multitask.errors import InputError, did_you_mean
-from multitask.evaluation.baselines import BASELINES
 from multitask.files import read_json, understood
 from multitask.metrics.probability import TOP_K
 from multitask.run import SPLITS, Run
@@ -142,7 +141,7 @@ class Inputs:
                 self._train = _by_task(read_rows(self.run.split("train")), self.tasks, None)
             start = time.perf_counter()
             train, rows = self._train[task.name], self.rows[task.name]
-            found = {name: baseline(train, rows) for name, baseline in BASELINES.items()}
+            found = task.kind.baselines(train, rows)
             self._baselines[task.name] = found, time.perf_counter() - start
         return self._baselines[task.name]
 

@@ -142,7 +142,9 @@ def task_results(
     if baselines is not None:
         answers, record["part_seconds"]["baselines"] = baselines
         for name, predicted in answers.items():
-            theirs = Predictions(rows.gold, predicted, task.labels, items=rows.items)
+            theirs = Predictions(
+                rows.gold, predicted, task.labels, items=rows.items, asked=rows.asked
+            )
             record["baselines"][name] = _records(compute(theirs, metrics))
     if calibration is not None:
         record["calibration"] = calibrated(calibration, main)

@@ -121,7 +121,7 @@ class TaskScores:
             labels=self.task.labels,
             log_probs=self.log_probs if scored else None,
             # Several phrasings of one, say.
-            items=if_repeated(self.ids),
+            items=if_repeated(list(map(self.task.kind.item, self.ids))),
             positive_label=self.task.positive_label,
         )
 

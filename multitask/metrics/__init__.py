@@ -4,6 +4,10 @@
 from multitask.metrics import classification, probability, choice, text  # noqa: I001
 from multitask.metrics.intervals import Confusion, Interval
 from multitask.metrics.registry import METRICS, Metric, Predictions, Statistic, compute, metric
+from multitask.tasks.kinds import KINDS
+
+for _kind in KINDS.values():
+    _kind.add_metrics()
 
 __all__ = [
     "METRICS",

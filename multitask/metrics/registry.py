@@ -77,6 +77,8 @@ class Predictions:
         texts: What was generated freely, if anything was.
         items: The item of each row where rows repeat one; None: each row is an item of its own.
         positive_label: Of two labels, the one that is looked for; None: the rarer one.
+        asked: Of a multi-label task, the label that each row asks for.
+        fitted: Its answers by thresholds that were fitted on validation.
         choices: The option texts of each multiple-choice question.
         by_letter: The letter answered to each question when the letter is asked for.
         text_scores: Log-likelihoods of each question's option texts.
@@ -92,6 +94,8 @@ class Predictions:
     texts: Sequence[str] | None = None
     items: Items | None = None
     positive_label: str | None = None
+    asked: Sequence[str] | None = None
+    fitted: Sequence[str] | None = None
     choices: Sequence[Sequence[str]] | None = None
     by_letter: Sequence[str | None] | None = None
     text_scores: Sequence[Any] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from multitask.tasks.kinds.base import Kind
 from multitask.tasks.kinds.classification import Classification
 from multitask.tasks.kinds.generation import Generation
+from multitask.tasks.kinds.multi_label import MultiLabel
 from multitask.tasks.kinds.multiple_choice import MultipleChoice
 
 KINDS: dict[str, Kind] = {
@@ -13,6 +14,7 @@ KINDS: dict[str, Kind] = {
         Classification(),
         MultipleChoice(),
         Generation(),
+        MultiLabel(),
     )
 }
 """Every kind by its name."""

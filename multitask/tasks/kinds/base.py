@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,6 +47,7 @@ class Kind:
             keep even, and the gold answer of a row of data is its ``label``, else its ``answer``.
         exhaustive: Whether answers are so few that all of them are scored in any case.
         headline: The metric that stands for a task.
+        also: Metrics of other kinds that it has too.
         hub_task: The task type of the Hub's model index.
         sections: What a report has besides: ``confusion``, ``positions``.
         measures: Fields of :class:`~multitask.metrics.registry.Predictions` that metrics may need.
@@ -60,6 +62,7 @@ class Kind:
     classes: ClassVar[bool] = False
     exhaustive: ClassVar[bool] = False
     headline: ClassVar[str] = "accuracy"
+    also: ClassVar[tuple[str, ...]] = ()
     hub_task: ClassVar[str]
     sections: ClassVar[frozenset[str]] = frozenset()
     measures: ClassVar[frozenset[str]] = frozenset({"log_probs", "residual_mass"})
@@ -247,7 +250,25 @@ class Kind:
                 parsed += [None] if choices else parse_labels([text], labels)
         return parsed
 
+    def baselines(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, list[str]]:
+        """What baselines that learn from the training rows answer to rows, by their name."""
+        from multitask.evaluation.baselines import BASELINES
+
+        return {name: baseline(train, rows) for name, baseline in BASELINES.items()}
+
     # Measuring
+
+    def add_metrics(self) -> None:
+        """Register the metrics of this kind."""
+        from multitask.metrics.registry import METRICS
+
+        for name in self.also:
+            known = METRICS[name]
+            METRICS[name] = replace(known, kinds=(*known.kinds, self.name))
+
+    def item(self, row_id: str) -> str:
+        """The item that a row of data comes from: rows of one are resampled together."""
+        return row_id
 
     def measured(self, task: Task, parts: ByPurpose, rows: Predictions) -> Predictions:
         """All that metrics look at; those of a kind are in :mod:`multitask.metrics.registry`.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,12 +102,19 @@ def alike(counts: Counter[str], spec: TaskSpec, path: Path) -> list[str]:
     return notes
 
 
+def unknown_label(label: str, known: Iterable[str]) -> str:
+    """Why a row is left out whose label is not in the label space."""
+    close = get_close_matches(label[:80], list(known), n=1)
+    nearest = f", did you mean {close[0]!r}?" if close else ""
+    return f"the label is none of the declared ones: {label[:80]!r}{nearest}"
+
+
 class ClassReader:
     """Makes rows of a class, one by one or many at once."""
 
     def __init__(self, labels: Sequence[str] | None) -> None:
         """Take these labels alone; None: any."""
-        self._known = None if labels is None else set(labels)
+        self.known = None if labels is None else dict.fromkeys(labels)
         # Labels are few and rows many: each spelling is looked at once, and rows share its text.
         self._spellings: dict[str, str] = {}
 
@@ -121,13 +129,17 @@ class ClassReader:
             label = str(label)
         clean = self._spellings.get(label)
         if clean is None:
-            clean = label.strip()
+            clean = self.clean(label)
             if not clean:
                 return NO_LABEL
-            if self._known is not None and clean not in self._known:
-                return f"the label is none of the declared ones: {clean[:80]!r}"
+            if self.known is not None and clean not in self.known:
+                return unknown_label(clean, self.known)
             self._spellings[label] = clean
         return Example(row_id, text, clean)
+
+    def clean(self, label: str) -> str:
+        """A label as it is meant."""
+        return label.strip()
 
     def many(
         self, ids: Sequence[str], texts: Sequence[Any], labels: Sequence[Any]
