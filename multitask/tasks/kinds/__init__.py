@@ -7,6 +7,7 @@ from multitask.tasks.kinds.classification import Classification
 from multitask.tasks.kinds.generation import Generation
 from multitask.tasks.kinds.multi_label import MultiLabel
 from multitask.tasks.kinds.multiple_choice import MultipleChoice
+from multitask.tasks.kinds.rating import Rating
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -15,6 +16,7 @@ KINDS: dict[str, Kind] = {
         MultipleChoice(),
         Generation(),
         MultiLabel(),
+        Rating(),
     )
 }
 """Every kind by its name."""
