@@ -7,9 +7,12 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, TypeVar
+
+H = TypeVar("H", bound=Any)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -38,13 +41,28 @@ class HubServer:
         return Counter(request.split(" ")[0] for request in self.requests)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: HubServer
+class Handler(BaseHTTPRequestHandler):
+    """What answers for a Hub."""
+
+    hub: Any
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         return
 
+    def _send(
+        self, status: int, content: bytes, headers: dict[str, str], length: int | None = None
+    ) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content) if length is None else length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+class _Handler(Handler):
     def do_HEAD(self) -> None:
         self._answer(body=False)
 
@@ -92,23 +110,12 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._send(200, content if body else b"", headers, length=len(content))
 
-    def _send(
-        self, status: int, content: bytes, headers: dict[str, str], length: int | None = None
-    ) -> None:
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content) if length is None else length))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
 
 @contextmanager
-def hub_server(hub: HubServer) -> Iterator[HubServer]:
-    """Serve ``hub`` on a free port of loopback for the block."""
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def served(hub: H, handler: type[Handler]) -> Iterator[H]:
+    """Serve a Hub on a free port of loopback for the block."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), {"hub": hub}))
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     hub.url = f"http://127.0.0.1:{server.server_port}"
@@ -118,3 +125,8 @@ def hub_server(hub: HubServer) -> Iterator[HubServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def hub_server(hub: HubServer) -> AbstractContextManager[HubServer]:
+    """Serve ``hub`` on a free port of loopback for the block."""
+    return served(hub, _Handler)

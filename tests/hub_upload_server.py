@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 import urllib.parse
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.hub_server import Handler, served
 
 TOKEN = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567"
 ALICE: dict[str, Any] = {
@@ -67,13 +66,7 @@ class UploadHub:
         return sum(part in request for request in self.requests)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: UploadHub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        return
-
+class _Handler(Handler):
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         what = f"{self.command} {self.path}"
@@ -247,33 +240,11 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         self._send(status, json.dumps(content).encode(), headers or {})
 
-    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
 
 def _blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-@contextmanager
-def upload_hub(hub: UploadHub | None = None) -> Iterator[UploadHub]:
+def upload_hub(hub: UploadHub | None = None) -> AbstractContextManager[UploadHub]:
     """Serve on a free port of loopback for the block."""
-    hub = hub or UploadHub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return served(hub or UploadHub(), _Handler)

@@ -28,6 +28,7 @@ from multitask.errors import InputError
 from multitask.evaluation.distributed import Ranks
 from multitask.evaluation.requests import TaskRequests
 from multitask.files import read_json
+from multitask.formatting import clock
 from multitask.metrics.intervals import Floats, if_repeated
 from multitask.metrics.registry import Predictions
 from multitask.run import write_atomic
@@ -319,14 +320,8 @@ class _Meter:
                 rate = (done - first) / (now - start)
                 note = f"{rate:,.0f} queries/s" if rate >= 10 else f"{rate:.1f} queries/s"
                 if done < total:
-                    note += f", {_duration((total - done) / rate)} left"
+                    note += f", {clock((total - done) / rate)} left"
             self.progress(title, done, total, note)
 
         advance(0)
         return advance
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

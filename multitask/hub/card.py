@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from multitask import __version__
 from multitask.errors import InputError, did_you_mean
-from multitask.evaluation.baselines import TITLES as BASELINES
+from multitask.evaluation.baselines import TITLES
 from multitask.evaluation.calibration import FILE_NAME as CALIBRATION
 from multitask.evaluation.models import DEFAULT_NAME, model_key, same_model
 from multitask.files import read_json, read_mapping, read_text
@@ -205,7 +205,7 @@ class Card:
             card=self,
             title=title,
             with_interval=with_interval,
-            baselines=BASELINES,
+            baselines=TITLES,
             limits=list(_limits(self)),
         )
         return f"---\n{self.metadata().to_yaml()}\n---\n\n{page}"
@@ -319,7 +319,7 @@ def _limits(card: Card) -> Iterator[str]:
 def _limits_of(record: Mapping[str, Any]) -> Iterator[str]:
     own = record["metrics"].get("accuracy")
     rivals = {
-        BASELINES.get(name, name): metrics["accuracy"]
+        TITLES.get(name, name): metrics["accuracy"]
         for name, metrics in record.get("baselines", {}).items()
         if "accuracy" in metrics
     }

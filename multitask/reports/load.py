@@ -12,7 +12,7 @@ from typing import Any
 from multitask.data.readers import read_rows
 from multitask.environment import environment
 from multitask.errors import InputError, did_you_mean
-from multitask.evaluation.baselines import TITLES as BASELINES
+from multitask.evaluation.baselines import TITLES
 from multitask.evaluation.models import BASE_NAME, DEFAULT_NAME
 from multitask.evaluation.requests import Settings
 from multitask.files import read_json, read_mapping, read_text
@@ -44,7 +44,7 @@ _WORST, _MOST_LABELS = 12, 120
 # Bytes of the listed predictions of all tasks together: a page that can be sent by e-mail.
 _PREDICTIONS_SIZE = 1_500_000
 _NONE, _NOT_RECORDED = "–", "not recorded"  # noqa: RUF001 (an en dash)
-_TITLES = BASELINES | {SINGLE: "training it alone", BASE_NAME: "the base model"}
+_OPPONENTS = TITLES | {SINGLE: "training it alone", BASE_NAME: "the base model"}
 # Settings of an evaluation that are options of the command.
 _OPTIONS = {
     "distribution",
@@ -187,10 +187,10 @@ def _comparisons(results: Record, shared: Record | None) -> dict[str, Any]:
 
 def _losses(results: Record, general: Record | None) -> list[tuple[str, str]]:
     """What got worse, those beyond chance first."""
-    found = list(got_worse(results, _TITLES))
+    found = list(got_worse(results, _OPPONENTS))
     if general is not None:
         compared = {BASE_NAME: general_comparisons(general)}
-        found += got_worse({"tasks": {}, "comparisons": compared}, _TITLES)
+        found += got_worse({"tasks": {}, "comparisons": compared}, _OPPONENTS)
     return sorted(found, key=lambda loss: loss[1] != "worse")
 
 
@@ -249,8 +249,8 @@ def _task(
     single = results["comparisons"].get(SINGLE, {}).get(name)
     if single is not None:
         systems.append((SINGLE, single["metrics"]))
-    baselines = {t: task["baselines"][k] for k, t in BASELINES.items() if k in task["baselines"]}
-    against = opponents(name, results["comparisons"], BASELINES)
+    baselines = {t: task["baselines"][k] for k, t in TITLES.items() if k in task["baselines"]}
+    against = opponents(name, results["comparisons"], TITLES)
     found, calibrated = rows_of.read_answers(name, labels, rows.get(name, {}), folder)
     sentence, kind_of_verdict = (
         verdict(against)
@@ -385,7 +385,7 @@ def _commands(
     for other in results["comparisons"]:
         if other == BASE_NAME:
             evaluate.append("--base")
-        elif other not in BASELINES and other != SINGLE:
+        elif other not in TITLES and other != SINGLE:
             evaluate += ["--against", other]
     for task in {} if shared is None else dict.fromkeys(t["run"] for t in shared["tasks"].values()):
         evaluate += ["--compare", task]

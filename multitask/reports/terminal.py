@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from multitask.evaluation.baselines import TITLES as BASELINES
+from multitask.evaluation.baselines import TITLES
 from multitask.formatting import p_value, points
 from multitask.metrics.registry import adopt
 from multitask.reports.load import Report
@@ -153,7 +153,7 @@ def _scores(results: Record, tasks: Record, columns: tuple[str, ...]) -> Table:
             for other, found in results.get("comparisons", {}).items()
             if "metrics" in found.get(name, ())
         ]
-        baselines = [(BASELINES.get(key, key), found) for key, found in task["baselines"].items()]
+        baselines = [(TITLES.get(key, key), found) for key, found in task["baselines"].items()]
         systems = [(results.get("name", "model"), task["metrics"]), *others, *baselines]
         for place, (system, metrics) in enumerate(systems):
             table.add_row(
@@ -176,7 +176,7 @@ def _comparisons(comparisons: Record) -> Table:
         for place, (task, found) in enumerate(tasks.items()):
             metric, difference = next(iter(found["differences"].items()))
             table.add_row(
-                "" if place else BASELINES.get(name, name),
+                "" if place else TITLES.get(name, name),
                 task,
                 f"{found['n']:,}",
                 points(difference["value"]) if is_share(metric) else f"{difference['value']:+.3f}",
