@@ -28,10 +28,10 @@ from multitask.data.prepare import prepare_tasks
 from multitask.evaluation.requests import Purpose, Settings, TaskRequests
 from multitask.evaluation.results import calibrated, fit_calibration, task_results
 from multitask.evaluation.runner import TaskScores
-from multitask.scoring.batches import even_blocks
 from multitask.scoring.encode import Encoded, Encoder
 from multitask.scoring.model import LoadedModel, load_model
-from multitask.scoring.scorer import FULL_DISTRIBUTION, LabelScorer, LabelScores, Scorer, Scores
+from multitask.scoring.readers import even_blocks
+from multitask.scoring.scorer import FULL_DISTRIBUTION, Scorer, Scores
 from multitask.spec import load_spec
 from multitask.tasks import Task
 from multitask.toy import ToySize, write_toy_model
@@ -128,8 +128,9 @@ def train(folder: Path, data: Data, epochs: int) -> None:
     loaded = load_model(str(unfinished))
     model, encoder = loaded.model, Encoder(loaded.tokenizer)
     rows = [
-        encoder.conversation(*(message["content"] for message in row["messages"]))
+        encoded.prompt + encoded.answers[0]
         for row in data.train
+        for encoded in [encoder.encode(texts([row])[0], texts([row])[1:])]
     ]
     order, rng = sorted(range(len(rows)), key=lambda i: len(rows[i])), random.Random(0)
     batches = [order[i : i + 48] for i in range(0, len(order), 48)]
@@ -183,7 +184,7 @@ def compare(name: str, loaded: LoadedModel, task: Task, few: Rows, most: Rows, r
             results[key] = way()
             seconds[key].append((time.perf_counter() - begin) / count)
     best, reference = results["best label"], results["lm_eval"]
-    right = np.mean([labels[s.best] == r["label"] for s, r in zip(best, most, strict=True)])
+    right = np.mean([labels[i] == r["label"] for i, r in zip(best.best, most, strict=True)])
     print(f"\n### {name}: {100 * right:.1f} % right of {len(most)} rows\n")
     each = {key: median(found) for key, found in seconds.items()}
     print("| way | queries/s | times lm_eval | of the prompts alone |")
@@ -195,8 +196,7 @@ def compare(name: str, loaded: LoadedModel, task: Task, few: Rows, most: Rows, r
             f"| {value / each['prompts alone']:.2f} |"
         )
     print(agreement(best, results["every label"], reference))
-    read = [np.mean([s.nodes for s in best]), np.mean([s.forwards for s in best])]
-    print(f"Nodes read per query: {read[0]:.2f}; forwards: {read[1]:.2f}.", flush=True)
+    print(f"Labels scored per query: {best.scored.sum(1).mean():.2f}.", flush=True)
     if "untrained" not in name:
         print(moves(task, results[DEFAULT], loaded, most), flush=True)
 
@@ -246,16 +246,13 @@ def figures(task: Task, whole: TaskScores) -> dict[str, float]:
     }
 
 
-def agreement(
-    best: Sequence[LabelScores], every: Sequence[LabelScores], reference: np.ndarray[Any, Any]
-) -> str:
+def agreement(best: Scores, every: Scores, reference: np.ndarray[Any, Any]) -> str:
     """How far this scorer and lm_eval say the same."""
-    mine = np.array([scores.log_likelihood for scores in every])
-    gap = mine - reference
+    gap = every.log_probs - reference
     gap -= gap.mean(1, keepdims=True)
     same = sum(
-        reference[i, scores.best] >= reference[i].max() - 1e-4
-        for i, scores in enumerate(best[: len(reference)])
+        scores[chosen] >= scores.max() - 1e-4
+        for scores, chosen in zip(reference, best.best, strict=False)
     )
     return (
         f"\nSame best label as lm_eval in {same} of {len(reference)} rows; after a constant per "
@@ -265,9 +262,9 @@ def agreement(
 
 def ours(
     loaded: LoadedModel, rows: Sequence[dict[str, Any]], labels: Sequence[str], unvisited: Any
-) -> list[LabelScores]:
+) -> Scores:
     """This scorer, from texts to scores."""
-    return LabelScorer(loaded.model).score(encode(loaded, rows, labels), unvisited=unvisited)
+    return Scorer(loaded).score_tokens(encode(loaded, rows, labels), max_residual=unvisited)
 
 
 def encode(

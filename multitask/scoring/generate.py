@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from multitask.errors import MultitaskError
 from multitask.scoring.encode import Tokens
-from multitask.scoring.forward import is_out_of_memory
 from multitask.scoring.model import LoadedModel
 
-_TOKEN_BUDGET = 16384
 _MOST_ROWS = 64
 
 
@@ -18,8 +15,8 @@ def generate(
     loaded: LoadedModel,
     prompts: Sequence[Tokens],
     *,
-    max_new_tokens: int = 128,
-    token_budget: int = _TOKEN_BUDGET,
+    max_new_tokens: int,
+    token_budget: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """Continue every prompt with the most probable token until the turn ends.
@@ -65,20 +62,27 @@ def generate(
 def _batch(loaded: LoadedModel, prompts: Sequence[Tokens], max_new_tokens: int) -> list[str]:
     import torch
 
-    width = max(map(len, prompts))
-    pad = loaded.pad_token
+    model, width = loaded.model, max(map(len, prompts))
+    pad = loaded.tokenizer.pad_token_id or 0  # masked, so any will do
     ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    device = loaded.model.device
     with torch.inference_mode():
-        out: Any = loaded.model.generate(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
+        out = model.generate(
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=pad,
         )
     # An encoder-decoder returns the answer alone.
-    begin = 0 if loaded.model.config.is_encoder_decoder else width
+    begin = 0 if model.config.is_encoder_decoder else width
     texts: list[str] = loaded.tokenizer.batch_decode(out[:, begin:], skip_special_tokens=True)
     return texts
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in said)

@@ -1,44 +1,60 @@
-"""Exact scores of closed label sets: which label is the most probable answer, and how probable.
+"""Requests to a model: which candidate is the most probable answer, and how probable each is.
 
-A prompt is computed once, what all prompts share once for all; the labels are read as a tree, best
-first, so that a model which knows the answer reads little more than that answer. See `search` for
-why the result is exact all the same.
+A prompt is computed once, what all prompts share once for all; the candidates are read as a tree,
+best first, so that a model which knows the answer reads little more than that answer. See
+`label_tree` for why the result is exact all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multitask.errors import MultitaskError
-from multitask.scoring.batches import Group, even_blocks, groups_of
-from multitask.scoring.capabilities import Capability, Method, capability_of, position_limit
-from multitask.scoring.encode import Encoded, Encoder, LabelEncoder, PairEncoder, Tokens
-from multitask.scoring.forward import is_out_of_memory, log_probabilities
-from multitask.scoring.generate import generate
-from multitask.scoring.model import LoadedModel
-from multitask.scoring.plain import difference_from_plain
-from multitask.scoring.rows import CachedReader, EncoderDecoderReader, PlainReader
-from multitask.scoring.search import Search, Targets
-from multitask.scoring.tree import TreeReader
-from multitask.scoring.trie import Floats, Forest, Ints, Trie, build_trie
+from multitask.formatting import first_line
+from multitask.scoring.encode import Encoded, Encoder, Tokens
+from multitask.scoring.generate import generate, is_out_of_memory
+from multitask.scoring.label_tree import (
+    Floats,
+    Forest,
+    Ints,
+    Search,
+    Targets,
+    Trie,
+    build_trie,
+)
+from multitask.scoring.model import Capability, LoadedModel, Method, capability_of, position_limit
+
+if TYPE_CHECKING:
+    from multitask.scoring.readers import (
+        CachedReader,
+        EncoderDecoderReader,
+        PlainReader,
+        TreeReader,
+    )
+
+    Reader = TreeReader | CachedReader | PlainReader | EncoderDecoderReader
 
 Progress = Callable[[int], None]
-Reader = TreeReader | CachedReader | PlainReader | EncoderDecoderReader
 
-DEFAULT_TOKEN_BUDGET = 16384
 FULL_DISTRIBUTION = 3e-3
 MAX_NEW_TOKENS = 128
+_TOKEN_BUDGET = 16384
 # An answer to encode a prompt with that has no known one.
 _ANY = ("A",)
 _MOST_ROWS = 512
-_MOST_TRIES = 16384
+_MOST_TRIES = 1024
 # What a batch of its own costs, in tokens of padding.
 _BATCH_COST = 4096
+# A prefix shorter than this is not worth a forward of its own; a group of fewer queries is not
+# worth a prefix of its own.
+_SHORTEST_PREFIX = 4
+_FEWEST_QUERIES = 16
 _SLOWER = {Method.TREE: Method.CACHED, Method.CACHED: Method.PLAIN}
 
 
@@ -134,19 +150,44 @@ class Scores:
         return cls(nothing, nothing > 0, np.zeros(rows), best, dropped, tuple(texts))
 
 
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Queries in tokens, and what is wanted of them; see `Scorer.score`."""
+
+    queries: Sequence[Encoded]
+    tries: Sequence[Trie]
+    ids: Sequence[str]
+    max_residual: float | None
+    gold: Ints | None
+    ranks: int
+
+
 class Scorer:
-    """Puts requests to a model."""
+    """Puts requests to a model.
+
+    Attributes:
+        notes: What did not go the fastest way, and why, in words for a report.
+        token_budget: Tokens held at once; halves whenever memory runs out.
+        method: How labels are read. None: the fastest that is right for the architecture; the
+            first batch is compared with a plain forward, and where they differ the next slower
+            method is set here.
+    """
 
     def __init__(self, loaded: LoadedModel, *, token_budget: int | None = None) -> None:
         """Ask ``loaded``; ``token_budget`` bounds the tokens of a batch."""
-        self.loaded = loaded
-        self._encoder = loaded.encoder()
-        self._labels = LabelScorer(loaded.model, token_budget=token_budget or DEFAULT_TOKEN_BUDGET)
+        self.notes: list[str] = []
+        self.token_budget = token_budget or _TOKEN_BUDGET
+        self.method: Method | None = None
+        self._loaded = loaded
+        self._model = loaded.model
+        self._checked = {Method.PLAIN, Method.ENCODER_DECODER}
+        self._tries: dict[tuple[Tokens, ...], Trie] = {}
+        # The last one: a prefix that the next rows begin with as well is not read again.
+        self._reader: tuple[Any, Reader] | None = None
 
-    @property
-    def notes(self) -> list[str]:
-        """What did not go the fastest way, and why, in words for a report."""
-        return self._labels.notes
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return self._loaded.encoder()
 
     def score(
         self,
@@ -162,42 +203,25 @@ class Scorer:
             requests: The requests, each with candidates.
             max_residual: How much of the distribution may stay unknown. 0: every candidate is
                 scored. A share, such as `FULL_DISTRIBUTION`: gold is, and all but candidates that
-                together hold at most that much probability. None: what proves the best one.
+                together hold at most that much of the probability of those scored. None: what
+                proves the best one.
             ranks: With a share: whether, and where, gold is among so many of the most probable
                 candidates is wanted too.
             progress: Told how many rows are done.
 
         Raises:
             InputError: Two candidates have the same tokens.
-            MultitaskError: The model cannot score a row; it is named.
+            MultitaskError: The model gave a number that is not finite, a token is beyond its
+                vocabulary or positions, or memory does not suffice; the row is named.
         """
-        if not requests:
-            return Scores.join([])
-        queries = self._encoded(requests)
-        gold = [-1 if request.gold is None else request.gold for request in requests]
-        found = self._labels.score(
-            queries,
-            unvisited=max_residual,
-            gold=gold if max_residual and min(gold) >= 0 else None,
+        gold = [request.gold for request in requests]
+        return self.score_tokens(
+            self._encoded(requests),
+            [request.id for request in requests],
+            max_residual=max_residual,
+            gold=[i for i in gold if i is not None] if max_residual and None not in gold else None,
             ranks=ranks,
-            ids=[request.id for request in requests],
             progress=progress,
-        )
-        rows, width = len(found), max(len(query.answers) for query in queries)
-        log_probs = np.full((rows, width), -np.inf)
-        for row, scores in zip(log_probs, found, strict=True):
-            own = scores.log_likelihood
-            row[: len(own)] = np.where(np.isnan(own), scores.share, own)
-        scored = np.zeros((rows, width), bool)
-        for known, scores in zip(scored, found, strict=True):
-            known[: len(scores.share)] = np.isnan(scores.share)
-        relative = np.minimum([scores.unvisited for scores in found], 1e300)
-        return Scores(
-            log_probs,
-            scored,
-            np.minimum(relative / (1 + relative), np.nextafter(1, 0)),
-            np.array([scores.best for scores in found], np.int64),
-            np.array([query.dropped for query in queries], np.int64),
         )
 
     def generate(
@@ -219,23 +243,25 @@ class Scorer:
         """
         if not requests:
             return Scores.join([])
-        encoder = _generating_encoder(self.loaded, max_new_tokens)
-        queries = [encoder.encode(r.prompt, _ANY, text=r.text) for r in requests]
+        prompts, texts = [r.prompt for r in requests], [r.text for r in requests]
+        encoder = self._loaded.encoder(room=max_new_tokens)
+        queries = encoder.encode_all(prompts, _ANY, texts=texts)
         # Greedy decoding takes NaN for a number; a score shows it.
         first = min(range(len(queries)), key=lambda i: len(queries[i].prompt))
-        self._labels.score([queries[first]], unvisited=0.0, ids=[requests[first].id])
-        texts = generate(
-            self.loaded,
+        self.score_tokens([queries[first]], [requests[first].id])
+        self._reader = None  # its cache would be in the way
+        answers = generate(
+            self._loaded,
             [query.prompt for query in queries],
             max_new_tokens=max_new_tokens,
+            token_budget=self.token_budget,
             progress=progress,
         )
-        return Scores.generated(texts, np.array([query.dropped for query in queries], np.int64))
+        return Scores.generated(answers, np.array([query.dropped for query in queries], np.int64))
 
     def longest(self, candidates: Sequence[str]) -> int:
         """Tokens of the longest of some answers, the end of the turn included."""
-        answers = self._encoder.encode("x", candidates, repeats=True).answers
-        return max(map(len, answers))
+        return max(map(len, self._encoder.encode("x", candidates, repeats=True).answers))
 
     def _encoded(self, requests: Sequence[Request]) -> list[Encoded]:
         """The requests in tokens, those that share their candidates together."""
@@ -245,368 +271,315 @@ class Scorer:
         queries: dict[int, Encoded] = {}
         for members in groups.values():
             some = [requests[i] for i in members]
-            if some[0].distinct:
-                prompts, texts = [r.prompt for r in some], [r.text for r in some]
-                found = self._encoder.encode_all(prompts, some[0].candidates, texts=texts)
-            else:
-                found = [
-                    self._encoder.encode(r.prompt, r.candidates, text=r.text, repeats=True)
-                    for r in some
-                ]
+            found = self._encoder.encode_all(
+                [request.prompt for request in some],
+                some[0].candidates,
+                texts=[request.text for request in some],
+                repeats=not some[0].distinct,
+            )
             queries |= zip(members, found, strict=True)
         return [queries[i] for i in range(len(requests))]
 
-
-def _generating_encoder(loaded: LoadedModel, max_new_tokens: int) -> LabelEncoder:
-    """An encoder that leaves room for the answer; at least half the context is the prompt's."""
-    context = loaded.context
-    if getattr(loaded.model.config, "is_encoder_decoder", False):
-        return PairEncoder(loaded.tokenizer, context=context)
-    if context is not None:
-        context = max(context - max_new_tokens, (context + 1) // 2)
-    return Encoder(loaded.tokenizer, context=context)
-
-
-@dataclass(frozen=True, eq=False)
-class LabelScores:
-    """What a model says of one query's labels.
-
-    Attributes:
-        best: Index of the most probable label. Exact; of labels that tie, the first visited one
-            in the order given.
-        log_likelihood: Log-likelihood of each label given the prompt, natural logarithm, summed
-            over its tokens with the end of the turn; NaN where it was not needed. The best
-            label's is always known.
-        share: Of a label that was not visited, the log of an equal share of the bound of the
-            branch that it is on: what is known of the tail. NaN of those visited.
-        upper: No label that was not visited has a higher log-likelihood; -inf if all were.
-        unvisited: Bound on the probability of all labels not visited, as a share of that of all
-            visited.
-        nodes: Trie nodes read.
-        forwards: Forwards that the query's batch took, that of the prompts included.
-    """
-
-    best: int
-    log_likelihood: NDArray[np.float64]
-    share: NDArray[np.float64]
-    upper: float
-    unvisited: float
-    nodes: int
-    forwards: int
-
-    def normalised(self, lengths: Sequence[int]) -> NDArray[np.float64]:
-        """Log-likelihoods per token or character, for answers of different lengths.
-
-        Its argmax is the best label by length only where every label was visited.
-
-        Args:
-            lengths: Tokens or characters of each answer.
-        """
-        mean: NDArray[np.float64] = self.log_likelihood / np.asarray(lengths, float)
-        return mean
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is wanted of queries; see `LabelScorer.score`."""
-
-    unvisited: float | None
-    gold: Sequence[int] | None
-    ranks: int
-
-    def of(self, batch: Sequence[int]) -> _Wanted:
-        """The same of some of the queries."""
-        gold = None if self.gold is None else [self.gold[i] for i in batch]
-        return _Wanted(self.unvisited, gold, self.ranks)
-
-
-class NotFiniteError(MultitaskError):
-    """The model returned a number that is not finite."""
-
-
-class LabelScorer:
-    """Scores closed label sets with one model.
-
-    Attributes:
-        notes: What did not go the fastest way, and why, in words for a report.
-        token_budget: Tokens held at once; halves whenever memory runs out.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        *,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
-        method: Method | None = None,
-    ) -> None:
-        """Score with ``model``.
-
-        Args:
-            model: A causal or encoder-decoder model of transformers, in evaluation mode.
-            token_budget: Bound on the tokens of a batch, prompts and labels.
-            method: Default: the fastest that is right for the architecture. The first batch is
-                compared with the plain method; where they differ, the next slower one is taken.
-        """
-        self.notes: list[str] = []
-        self.token_budget = token_budget
-        self._model = model
-        self._method = method
-        self._checked: set[Method] = {Method.PLAIN, Method.ENCODER_DECODER}
-        self._tries: dict[tuple[Tokens, ...], Trie] = {}
-        self._latest: tuple[tuple[Tokens, ...], Trie] = ((), build_trie(()))
-
-    def score(
+    def score_tokens(
         self,
         queries: Sequence[Encoded],
+        ids: Sequence[str] = (),
         *,
-        unvisited: float | None = None,
+        max_residual: float | None = 0.0,
         gold: Sequence[int] | None = None,
         ranks: int = 0,
-        ids: Sequence[str] | None = None,
         progress: Progress = lambda _: None,
-    ) -> list[LabelScores]:
-        """Score queries.
-
-        Args:
-            queries: Prompts with their answers.
-            unvisited: None: only what proves the best label. A number: visit labels until the
-                others hold at most this share of the probability of the visited ones
-                (`FULL_DISTRIBUTION`); 0: visit all.
-            gold: Index of each query's right label, which is then visited in any case.
-            ranks: Visit labels until it is known whether, and where, gold is among so many of the
-                most probable ones.
-            ids: Names of the queries, for messages.
-            progress: Told how many queries are done.
-
-        Returns:
-            Scores in the order of the queries.
-
-        Raises:
-            MultitaskError: The model gave a number that is not finite, a token is beyond the
-                model's vocabulary or positions, or memory does not suffice for one query.
-        """
+    ) -> Scores:
+        """Score queries that are tokens already; see `score`."""
         import torch
 
         if not queries:
-            return []
-        names = [str(i) for i in range(len(queries))] if ids is None else list(ids)
-        limit = position_limit(self._model)
-        rows = self._model.get_input_embeddings().num_embeddings
-        tries = [self._trie(query.answers) for query in queries]
-        for query, trie, name in zip(queries, tries, names, strict=True):
-            _check_query(query, trie, name, rows, limit)
-        longest = max(len(q.prompt) + trie.tallest for q, trie in zip(queries, tries, strict=True))
-        capability = self._capability(longest)
+            return Scores.join([])
+        # Thousands of labels are slow to hash, and the rows of a task share one tuple.
+        shared = {id(query.answers): query.answers for query in queries}
+        known = {key: self._trie(answers) for key, answers in shared.items()}
+        tries = [known[id(query.answers)] for query in queries]
+        leaves = None
+        if gold is not None:
+            leaves = np.array([t.leaf_of[i] for t, i in zip(tries, gold, strict=True)], np.int64)
+        names = ids or [str(i) for i in range(len(queries))]
+        asked = _Asked(queries, tries, names, max_residual, leaves, ranks)
+        capability = self._capability(_longest(self._model, asked))
         groups = groups_of(
             [query.prompt for query in queries],
             share=capability.method is Method.TREE,
             equal=capability.equal_lengths,
         )
-        results: dict[int, LabelScores] = {}
-        wanted = _Wanted(unvisited, gold, ranks)
+        scores = _unfilled(queries)
+        done = 0
         with torch.inference_mode():
-            for group in groups:
-                for found in self._score_group(group, queries, capability, wanted, names):
-                    results |= found
-                    progress(len(results))
-        return [results[i] for i in range(len(queries))]
+            for prefix, order in groups:
+                for batch, search in self._score_group(prefix, order, asked, capability):
+                    _fill(scores, np.array(batch), search)
+                    done += len(batch)
+                    progress(done)
+        return scores
 
     def _capability(self, longest: int) -> Capability:
         capability = capability_of(self._model, longest)
-        if self._method is not None:
-            capability = Capability(self._method, equal_lengths=capability.equal_lengths)
-        elif capability.reason:
+        if self.method is None and capability.reason:
             self._note(f"labels are read by the {capability.method} method: {capability.reason}")
         return capability
 
     def _score_group(
-        self,
-        group: Group,
-        queries: Sequence[Encoded],
-        capability: Capability,
-        wanted: _Wanted,
-        names: Sequence[str],
-    ) -> Iterator[dict[int, LabelScores]]:
+        self, prefix: Tokens, order: list[int], asked: _Asked, capability: Capability
+    ) -> Iterator[tuple[list[int], Search]]:
         """Score a group batch by batch; smaller ones when memory runs out."""
-        pending = list(group.order)
-        lengths = np.array([len(queries[i].prompt) - len(group.prefix) for i in pending])
+        from multitask.scoring.readers import even_blocks
+
+        pending, queries = list(order), asked.queries
+        lengths = np.array([len(queries[i].prompt) - len(prefix) for i in pending])
         blocks = even_blocks(lengths, _BATCH_COST)
-        reader: Reader | None = None
+        tallest = max(asked.tries[i].tallest for i in pending)
         while pending:
-            method = self._method or capability.method
-            alike, _ = blocks[0]
-            size = min(alike, self._rows(queries[pending[0]]))
+            method = self.method or capability.method
+            alike, longest = blocks[0][0], len(queries[pending[0]].prompt)
+            size = min(alike, _MOST_ROWS, max(1, self.token_budget // (longest + 16)))
             batch = pending[:size]
-            inputs = [queries[i] for i in batch]
             slower = None if method in self._checked else _SLOWER.get(method)
             try:
-                if reader is None:
-                    tallest = max(self._trie(queries[i].answers).tallest for i in pending)
-                    reader = self._reader(method, group.prefix, tallest, capability)
-                some = wanted.of(batch)
-                found = self._score_batch(reader, inputs, some, [names[i] for i in batch])
-                wrong = difference_from_plain(self._model, inputs, found) if slower else ""
+                reader = self._reader_of(method, prefix, tallest, capability)
+                search = _search(reader, asked, batch)
+                wrong = self._difference(asked, batch, search) if slower else ""
             except (MemoryError, RuntimeError, ValueError, TypeError, MultitaskError) as error:
+                self._reader = None
                 if is_out_of_memory(error):
-                    self._halve(len(batch), inputs[0])
-                elif slower is None:
+                    self._halve(len(batch), longest)
+                    continue
+                if slower is None:
                     raise
-                else:
-                    self._take(slower, method, str(error).strip().splitlines()[0])
-                reader = None
-                continue
+                wrong = first_line(error)
             if slower and wrong:
-                self._take(slower, method, wrong)
-                reader = None
+                self.method = slower
+                self._note(
+                    f"labels are read by the {slower} method, since the {method} one fails: {wrong}"
+                )
                 continue
             self._checked.add(method)
             del pending[:size]
             blocks[0] = (alike - size, 0)
             blocks = blocks[alike == size :]
-            yield dict(zip(batch, found, strict=True))
+            yield batch, search
 
-    def _rows(self, longest: Encoded) -> int:
-        """Queries per batch, within the budget."""
-        return min(_MOST_ROWS, max(1, self.token_budget // (len(longest.prompt) + 16)))
-
-    def _reader(
+    def _reader_of(
         self, method: Method, prefix: Tokens, tallest: int, capability: Capability
     ) -> Reader:
-        budget = self.token_budget
-        if method is Method.CACHED:
-            return CachedReader(self._model, budget=budget, stepwise=capability.equal_lengths)
-        if method is Method.PLAIN:
-            return PlainReader(self._model, budget=budget)
-        if method is Method.ENCODER_DECODER:
-            return EncoderDecoderReader(self._model, budget=budget)
-        return TreeReader(self._model, prefix, budget=budget, tallest=tallest)
+        from multitask.scoring import readers
 
-    def _score_batch(
-        self,
-        reader: Reader,
-        queries: Sequence[Encoded],
-        wanted: _Wanted,
-        names: Sequence[str],
-    ) -> list[LabelScores]:
-        tries = [self._trie(query.answers) for query in queries]
-        forest = Forest(tries)
-        gold = None
-        if wanted.gold is not None:
-            leaves = [trie.leaf_of[i] for trie, i in zip(tries, wanted.gold, strict=True)]
-            gold = np.array(leaves, np.int64)
-        search = Search(
-            forest, len(queries), unvisited=wanted.unvisited, gold=gold, ranks=wanted.ranks
-        )
-        logits = reader.start([query.prompt for query in queries], forest)
-        query, node = np.arange(len(queries)), np.zeros(len(queries), np.int64)
-        targets = search.targets(query, node)
-        values = log_probabilities(
-            logits[:, None], query[targets.pair], targets.place * 0, targets.token
-        )
-        _check_finite(values, query, targets, names)
-        search.absorb(query, node, targets, values)
-        forwards = np.ones(len(queries), np.int64)
-        while len(search.active):
-            forwards[search.active] += 1
-            query, node = search.select(reader.room)
-            targets = search.targets(query, node)
-            values = reader.extend(query, node, targets)
-            _check_finite(values, query, targets, names)
-            search.absorb(query, node, targets, values)
-        upper, left = search.upper().tolist(), search.mass_left().tolist()
-        shares = search.shares()
-        results = []
-        for i, trie in enumerate(tries):
-            known = search.scores[i, trie.leaf_of]
-            results.append(
-                LabelScores(
-                    best=int(np.nanargmax(known)),
-                    log_likelihood=known,
-                    share=np.where(np.isnan(known), shares[i, trie.leaf_of], np.nan),
-                    upper=upper[i],
-                    unvisited=left[i],
-                    nodes=int(search.nodes[i]),
-                    forwards=int(forwards[i]),
-                )
-            )
-        return results
+        model, budget, stepwise = self._model, self.token_budget, capability.equal_lengths
+        key = method, prefix, tallest, budget, stepwise
+        if self._reader is not None and self._reader[0] == key:
+            return self._reader[1]
+        self._reader = None  # two at once may be more than the memory holds
+        reader: Reader
+        if method is Method.CACHED:
+            reader = readers.CachedReader(model, budget=budget, stepwise=stepwise)
+        elif method is Method.PLAIN:
+            reader = readers.PlainReader(model, budget=budget)
+        elif method is Method.ENCODER_DECODER:
+            reader = readers.EncoderDecoderReader(model, budget=budget)
+        else:
+            reader = readers.TreeReader(model, prefix, budget=budget, tallest=tallest)
+        self._reader = key, reader
+        return reader
+
+    def _difference(self, asked: _Asked, batch: list[int], search: Search) -> str:
+        """How scores of a batch differ from plain ones, in words; empty where they do not.
+
+        The longest and the shortest prompt are compared, the one for the windows that it may
+        exceed, the other for its padding; of each the best label and up to two others.
+        """
+        import torch
+
+        from multitask.scoring.readers import plain_score
+
+        # Float32 sums differ by their order alone; in half precision every layer rounds.
+        whole = self._model.dtype == torch.float32
+        relative, absolute = (1e-4, 5e-4) if whole else (0.02, 0.3)
+        for place in sorted({0, len(batch) - 1}):
+            query, leaf_of = asked.queries[batch[place]], asked.tries[batch[place]].leaf_of
+            scores = search.scores[place, leaf_of]
+            known = np.flatnonzero(np.isfinite(scores))
+            for label in {int(np.nanargmax(scores)), int(known[0]), int(known[-1])}:
+                mine, right = float(scores[label]), plain_score(self._model, query, label)
+                if not abs(mine - right) <= absolute + relative * abs(right):
+                    return (
+                        f"a label's log-likelihood is {mine:.4f} by it and {right:.4f} by the "
+                        "plain one"
+                    )
+        return ""
 
     def _trie(self, answers: tuple[Tokens, ...]) -> Trie:
         """The trie of a label set, built once."""
-        # Thousands of labels are slow to hash, and the queries of a task share one tuple.
-        same, trie = self._latest
-        if answers is not same:
+        if answers not in self._tries:
             if len(self._tries) > _MOST_TRIES:
                 self._tries.clear()
-            if answers not in self._tries:
-                self._tries[answers] = build_trie(answers)
-            trie = self._tries[answers]
-            self._latest = (answers, trie)
-        return trie
+            self._tries[answers] = build_trie(answers)
+        return self._tries[answers]
 
-    def _halve(self, rows: int, longest: Encoded) -> None:
+    def _halve(self, rows: int, longest: int) -> None:
         import torch
 
         if rows == 1:
             raise MultitaskError(
-                f"memory does not suffice for one prompt of {len(longest.prompt)} tokens",
+                f"memory does not suffice for one prompt of {longest} tokens",
                 fix="shorten the prompts, load the model in 4 bits, or use a machine with more",
             )
-        self.token_budget = min(self.token_budget, rows * (len(longest.prompt) + 16)) // 2
+        self.token_budget = min(self.token_budget, rows * (longest + 16)) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._note(f"memory ran out; batches now hold {self.token_budget} tokens")
-
-    def _take(self, slower: Method, method: Method, reason: str) -> None:
-        self._method = slower
-        self._note(
-            f"labels are read by the {slower} method, since the {method} one fails: {reason}"
-        )
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
 
-def label_scores(
-    model: Any,
-    queries: Sequence[Encoded],
-    *,
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
-    progress: Progress = lambda _: None,
-) -> list[list[float]]:
-    """Log-likelihood of every answer given its prompt; see `LabelScorer` for more.
+def _longest(model: Any, asked: _Asked) -> int:
+    """Tokens of the longest prompt with its longest answer.
+
+    Raises:
+        MultitaskError: A query is not what the model can read.
+    """
+    limit, rows = position_limit(model), model.get_input_embeddings().num_embeddings
+    highest_of = {id(trie): int(trie.tokens.max(initial=0)) for trie in asked.tries}
+    longest = 0
+    for query, trie, name in zip(asked.queries, asked.tries, asked.ids, strict=True):
+        if not query.prompt or not query.answers or not trie.shortest:
+            raise MultitaskError(f"query {name}: the prompt or an answer has no tokens")
+        highest = max(max(query.prompt), highest_of[id(trie)])  # noqa: PLW3301 - prompts are long
+        if highest >= rows:
+            raise MultitaskError(
+                f"query {name} has the token {highest}, but the model knows {rows} tokens alone",
+                fix="use the tokenizer that belongs to the model",
+            )
+        length = len(query.prompt) + trie.tallest
+        if limit is not None and length > limit:
+            raise MultitaskError(
+                f"query {name} has {length} tokens with its longest answer; the model reads "
+                f"{limit}",
+                fix="truncate the prompts",
+            )
+        longest = max(longest, length)
+    return longest
+
+
+def _search(reader: Reader, asked: _Asked, batch: list[int]) -> Search:
+    """Read the labels of a batch until all that is wanted is known."""
+    from multitask.scoring.readers import log_probabilities
+
+    forest = Forest([asked.tries[i] for i in batch])
+    gold = None if asked.gold is None else asked.gold[batch]
+    search = Search(forest, max_residual=asked.max_residual, gold=gold, ranks=asked.ranks)
+    logits = reader.start([asked.queries[i].prompt for i in batch], forest)[:, None]
+    query, node = np.arange(len(batch)), np.zeros(len(batch), np.int64)
+    targets = search.targets(query, node)
+    row = query[targets.pair]
+    values = log_probabilities(logits, row, np.zeros_like(row), targets.token)
+    while True:
+        _check_finite(values, query, targets, asked, batch)
+        search.absorb(query, node, targets, values)
+        if not len(search.active):
+            return search
+        query, node = search.select(reader.room)
+        targets = search.targets(query, node)
+        values = reader.extend(query, node, targets)
+
+
+def _check_finite(
+    values: Floats, query: Ints, targets: Targets, asked: _Asked, batch: list[int]
+) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = asked.ids[batch[query[targets.pair[int(finite.argmin())]]]]
+        raise MultitaskError(
+            f"the model gave a score that is not finite for row {row!r}",
+            fix="check the weights for NaN; in float16, load the model in bfloat16 or float32",
+        )
+
+
+def _unfilled(queries: Sequence[Encoded]) -> Scores:
+    rows, width = len(queries), max(len(query.answers) for query in queries)
+    return Scores(
+        log_probs=np.full((rows, width), -np.inf),
+        scored=np.zeros((rows, width), bool),
+        residual_mass=np.zeros(rows),
+        best=np.zeros(rows, np.int64),
+        dropped=np.array([query.dropped for query in queries], np.int64),
+    )
+
+
+def _fill(scores: Scores, rows: Ints, search: Search) -> None:
+    """Write what a search has found into some rows."""
+    scores.residual_mass[rows] = residual = search.residual()
+    shares = search.shares() if residual.any() else search.scores
+    for number, trie in enumerate(search.forest.tries):
+        mine, leaves = np.flatnonzero(search.forest.tree == number), trie.leaf_of
+        own, at = search.scores[mine[:, None], leaves], rows[mine]
+        known = ~np.isnan(own)
+        scores.log_probs[at, : len(leaves)] = np.where(known, own, shares[mine[:, None], leaves])
+        scores.scored[at, : len(leaves)] = known
+        scores.best[at] = np.nanargmax(own, axis=1)
+
+
+def groups_of(
+    prompts: Sequence[Tokens], *, share: bool, equal: bool = False
+) -> list[tuple[Tokens, list[int]]]:
+    """Prompts that can share a batch.
+
+    Args:
+        prompts: Prompts in tokens.
+        share: Look for prefixes shared by many prompts, such as those of a task's phrasings.
+        equal: Put only prompts of the same length into a group.
 
     Returns:
-        For each query, one score per answer, in the order given; natural logarithms.
+        Of each group what its prompts begin with, at least one token short of each, and the
+        prompts, longest first: what does not fit into memory should fail at once, not in the last
+        minute.
     """
-    scorer = LabelScorer(model, token_budget=token_budget)
-    found = scorer.score(queries, unvisited=0.0, progress=progress)
-    return [scores.log_likelihood.tolist() for scores in found]
+    every = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    if equal:
+        by_length: dict[int, list[int]] = {}
+        for i in every:
+            by_length.setdefault(len(prompts[i]), []).append(i)
+        return [((), found) for found in by_length.values()]
+    return list(_split(prompts, every)) if share else [((), every)]
 
 
-def _check_query(query: Encoded, trie: Trie, name: str, rows: int, limit: int | None) -> None:
-    if not query.prompt or not query.answers or trie.empty:
-        raise MultitaskError(f"query {name}: the prompt or an answer has no tokens")
-    highest = max(max(query.prompt), trie.highest)  # noqa: PLW3301 - prompts are long
-    if highest >= rows:
-        raise MultitaskError(
-            f"query {name} has the token {highest}, but the model knows {rows} tokens alone",
-            fix="use the tokenizer that belongs to the model",
-        )
-    longest = len(query.prompt) + trie.tallest
-    if limit is not None and longest > limit:
-        raise MultitaskError(
-            f"query {name} has {longest} tokens with its longest answer; the model reads {limit}",
-            fix="truncate the prompts",
-        )
+def _split(prompts: Sequence[Tokens], order: list[int]) -> Iterator[tuple[Tokens, list[int]]]:
+    shared = _shared(prompts, order)
+    parts: dict[int, list[int]] = {}
+    for i in order:
+        parts.setdefault(prompts[i][shared], []).append(i)
+    own = {
+        token: part
+        for token, part in parts.items()
+        if len(parts) > 1
+        and len(part) >= _FEWEST_QUERIES
+        and _shared(prompts, part) >= shared + _SHORTEST_PREFIX
+    }
+    # Phrasings are few and take nearly all rows; words that happen to begin many questions are
+    # not worth splitting batches for.
+    if sum(map(len, own.values())) < 0.8 * len(order):
+        own = {}
+    for part in own.values():
+        yield from _split(prompts, part)
+    rest = [i for i in order if prompts[i][shared] not in own]
+    if rest:
+        worth = shared >= _SHORTEST_PREFIX and len(rest) > 1
+        yield prompts[rest[0]][:shared] if worth else (), rest
 
 
-def _check_finite(values: Floats, query: Ints, targets: Targets, names: Sequence[str]) -> None:
-    if np.isfinite(values).all():
-        return
-    first = int(np.argmin(np.isfinite(values)))
-    raise NotFiniteError(
-        f"the model gave a score that is not finite for row {names[query[targets.pair[first]]]!r}",
-        fix="check the weights for NaN; in float16, load the model in bfloat16 or float32",
-    )
+def _shared(prompts: Sequence[Tokens], order: list[int]) -> int:
+    """How many tokens all begin with, one short of the shortest at most."""
+    low, high = min(prompts[i] for i in order), max(prompts[i] for i in order)
+    end = min(len(prompts[order[-1]]), len(low), len(high)) - 1
+    for place in range(end):
+        if low[place] != high[place]:
+            return place
+    return end

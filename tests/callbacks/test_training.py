@@ -77,13 +77,12 @@ def test_the_trainer_s_own_logs_have_the_same_numbers(run: Run) -> None:
 
 def _score_gold(run: Run, checkpoint: Path) -> dict[str, tuple[float, float, int]]:
     """Per task, what multitask's own scorer and generation say of the evaluated rows."""
-    from multitask.scoring.generate import generate
     from multitask.scoring.model import load_model
     from multitask.scoring.score import requests_of
     from multitask.scoring.scorer import Scorer
 
     loaded = load_model(str(checkpoint))
-    encoder = loaded.encoder()
+    scorer = Scorer(loaded)
     manifest = json.loads(run.manifest.read_text())["tasks"]
     chosen = json.loads(run.evaluation_rows.read_text())
     found = {}
@@ -95,9 +94,8 @@ def _score_gold(run: Run, checkpoint: Path) -> dict[str, tuple[float, float, int
         assert len(rows) == len(wanted)
         requests = requests_of(task, rows)
         places = [request.gold for request in requests]
-        golds = Scorer(loaded).score(requests).log_probs[range(len(rows)), places]
-        prompts = [encoder.prompt(r["messages"][0]["content"]) for r in rows]
-        texts = generate(loaded, prompts, max_new_tokens=32)
+        golds = scorer.score(requests).log_probs[range(len(rows)), places]
+        texts = scorer.generate(requests, max_new_tokens=32).texts
         right = [t == r["messages"][1]["content"] for t, r in zip(texts, rows, strict=True)]
         found[name] = (-sum(golds), sum(right) / len(rows), len(rows))
     return found
@@ -127,11 +125,9 @@ def _task_of(run: Run, split: str) -> dict[tuple[int, ...], str]:
     """The task of each tokenised row, found the slow way: by rendering every row."""
     from transformers import AutoTokenizer
 
-    from multitask.scoring.encode import Encoder
-
-    encoder = Encoder(AutoTokenizer.from_pretrained(run.model))
+    tokenizer = AutoTokenizer.from_pretrained(run.model)
     return {
-        encoder.conversation(*(m["content"] for m in row["messages"])): row["task"]
+        tuple(tokenizer.apply_chat_template(row["messages"], return_dict=False)): row["task"]
         for row in read_rows(run.split(split))
     }
 
@@ -140,9 +136,7 @@ def _answer_tokens(run: Run) -> dict[str, int]:
     """Supervised tokens of the evaluated rows by task, from what Axolotl prepared."""
     from transformers import AutoTokenizer
 
-    from multitask.scoring.encode import Encoder
-
-    encoder = Encoder(AutoTokenizer.from_pretrained(run.model))
+    tokenizer = AutoTokenizer.from_pretrained(run.model)
     chosen = json.loads(run.evaluation_rows.read_text())
     supervised = {
         tuple(row["input_ids"]): sum(label != -100 for label in row["labels"])
@@ -151,8 +145,8 @@ def _answer_tokens(run: Run) -> dict[str, int]:
     counts = dict.fromkeys(TASKS, 0)
     for row in read_rows(run.split("validation")):
         if row["id"] in chosen[row["task"]]:
-            text = [message["content"] for message in row["messages"]]
-            counts[row["task"]] += supervised[encoder.conversation(*text)]
+            tokens = tokenizer.apply_chat_template(row["messages"], return_dict=False)
+            counts[row["task"]] += supervised[tuple(tokens)]
     return counts
 
 

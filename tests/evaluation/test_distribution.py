@@ -12,9 +12,8 @@ from multitask.evaluation.requests import Purpose, Settings, TaskRequests
 from multitask.evaluation.results import fit_calibration, task_results
 from multitask.evaluation.runner import TaskScores
 from multitask.metrics.probability import BINS, TOP_K
+from multitask.scoring.label_tree import Forest, Search, build_trie
 from multitask.scoring.scorer import Scores
-from multitask.scoring.search import Search
-from multitask.scoring.trie import Forest, build_trie
 from multitask.tasks import KINDS, Task, Template
 
 WORDS = ["card", "cash", "top", "fee", "pin"]
@@ -40,28 +39,28 @@ class Model:
         logits[np.arange(ROWS), seen] += rng.uniform(4, 14, ROWS)
         logits[np.arange(ROWS), self.gold] += rng.uniform(0, 6, ROWS)
         share = np.exp(logits - logits.max(1, keepdims=True))
-        mass = np.zeros((ROWS, len(self.trie)))
+        mass = np.zeros((ROWS, len(self.trie.nodes)))
         mass[:, self.trie.leaf_of] = share / share.sum(1, keepdims=True)
-        for node in range(len(self.trie) - 1, 0, -1):
-            mass[:, self.trie.parent[node]] += mass[:, node]
+        for node in range(len(self.trie.nodes) - 1, 0, -1):
+            mass[:, self.trie.nodes["parent"][node]] += mass[:, node]
         self.mass = np.log(mass)
 
     def scores(self, unvisited: float) -> Scores:
         search = Search(
-            Forest([self.trie] * ROWS), ROWS, unvisited=unvisited,
+            Forest([self.trie] * ROWS), max_residual=unvisited,
             gold=self.trie.leaf_of[self.gold] if unvisited else None, ranks=max(TOP_K),
         )  # fmt: skip
         query, node = np.arange(ROWS), np.zeros(ROWS, np.int64)
         while len(query):
             targets = search.targets(query, node)
-            row, parent = query[targets.pair], self.trie.parent[targets.node]
+            row, parent = query[targets.pair], self.trie.nodes["parent"][targets.node]
             begins = self.mass[row, targets.node] - self.mass[row, parent]
             search.absorb(query, node, targets, self.keep + np.where(targets.inner, 0.0, begins))
             query, node = search.select(64) if len(search.active) else ((), ())
         scores, shares = search.scores[:, self.trie.leaf_of], search.shares()[:, self.trie.leaf_of]
-        left, scored = search.mass_left(), np.isfinite(scores)
+        residual, scored = search.residual(), np.isfinite(scores)
         return Scores(
-            np.where(scored, scores, shares), scored, left / (1 + left),
+            np.where(scored, scores, shares), scored, residual,
             np.nanargmax(scores, 1), np.zeros(ROWS, np.int64),
         )  # fmt: skip
 

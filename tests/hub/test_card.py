@@ -159,7 +159,7 @@ def _expected(run: Run, model: str) -> dict[str, tuple[str, float]]:
 
     from multitask.evaluation.calibration import load
     from multitask.scoring.model import load_model
-    from multitask.scoring.plain import plain_score
+    from multitask.scoring.readers import plain_score
     from multitask.tasks import task_from_record
 
     manifest = json.loads(run.manifest.read_text())["tasks"]

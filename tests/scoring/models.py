@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from multitask.scoring.encode import Encoded
-from multitask.scoring.plain import plain_score
+from multitask.scoring.model import LoadedModel
+from multitask.scoring.scorer import Scorer
 
 VOCABULARY = 120
 END = 1
@@ -142,6 +143,8 @@ def reference(model: Any, query: Encoded, label: int) -> float:
     """One forward for one label."""
     import torch
 
+    from multitask.scoring.readers import plain_score
+
     if not model.config.is_encoder_decoder:
         return plain_score(model, query, label)
     answer = query.answers[label]
@@ -155,6 +158,11 @@ def reference(model: Any, query: Encoded, label: int) -> float:
             .log_softmax(-1)
         )
     return float(sum(logs[i, token] for i, token in enumerate(answer)))
+
+
+def scorer(model: Any, *, token_budget: int | None = None) -> Scorer:
+    """A scorer of queries that are tokens already."""
+    return Scorer(LoadedModel(model, None, "model"), token_budget=token_budget)
 
 
 def _train(model: Any, queries: list[Encoded], steps: int = 40) -> None:

@@ -58,10 +58,10 @@ def test_a_row_has_the_same_tokens_on_two_days(
 ) -> None:
     def tokens() -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(dated)
-        return Encoder(tokenizer).conversation("where is my card?", "card")
+        return Encoder(tokenizer).encode("where is my card?", ["card"])
 
     def scored() -> Any:
-        return Encoder(load_model(str(dated)).tokenizer).conversation("where is my card?", "card")
+        return Encoder(load_model(str(dated)).tokenizer).encode("where is my card?", ["card"])
 
     raw = {_on(day, monkeypatch, tokens) for day in _DAYS}
     assert len(raw) == 2  # else this test would show nothing

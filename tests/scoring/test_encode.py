@@ -13,6 +13,12 @@ from multitask.scoring.encode import Encoder, PairEncoder
 transformers = pytest.importorskip("transformers")
 
 
+def conversation(tokenizer: Any, prompt: str, answer: str) -> tuple[int, ...]:
+    """Tokens of a whole conversation, by the tokenizer itself."""
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return tuple(tokenizer.apply_chat_template(messages, return_dict=False))
+
+
 def test_prompt_and_answer_are_the_conversation(toy: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(toy)
     encoder = Encoder(tokenizer)
@@ -21,7 +27,7 @@ def test_prompt_and_answer_are_the_conversation(toy: Path) -> None:
         for text, answer in zip(
             ["card_arrival", "card", "reverted_card_payment?"], encoded.answers, strict=True
         ):
-            assert encoded.prompt + answer == encoder.conversation(prompt, text)
+            assert encoded.prompt + answer == conversation(tokenizer, prompt, text)
             assert answer[-1] == tokenizer.eos_token_id
 
 

@@ -11,11 +11,9 @@ import pytest
 
 from multitask.errors import InputError
 from multitask.scoring.encode import Encoder, PairEncoder
-from multitask.scoring.generate import generate
-from multitask.scoring.model import LoadedModel, load_model
-from multitask.scoring.plain import plain_score
-from multitask.scoring.scorer import LabelScorer
-from tests.scoring.models import build
+from multitask.scoring.model import load_model
+from multitask.scoring.scorer import Request, Scorer
+from tests.scoring.models import build, reference, scorer
 
 torch = pytest.importorskip("torch")
 
@@ -45,11 +43,10 @@ def test_an_adapter_is_merged_into_its_base(toy: Path, tmp_path: Path) -> None:
     adapted.save_pretrained(tmp_path)
     loaded.tokenizer.save_pretrained(tmp_path)
     merged = load_model(str(tmp_path))
-    (scores,) = LabelScorer(merged.model).score([query], unvisited=0.0)
-    (beside,) = LabelScorer(adapted.get_base_model()).score([query], unvisited=0.0)
-    assert scores.log_likelihood == pytest.approx(beside.log_likelihood, abs=1e-4)
-    (base,) = LabelScorer(load_model(str(toy)).model).score([query], unvisited=0.0)
-    assert scores.log_likelihood != pytest.approx(base.log_likelihood, abs=1e-4)
+    models = (merged.model, adapted.get_base_model(), load_model(str(toy)).model)
+    scores, beside, base = (scorer(m).score_tokens([query]).log_probs[0] for m in models)
+    assert scores == pytest.approx(beside, abs=1e-5)
+    assert scores != pytest.approx(base, abs=1e-4)
 
 
 def test_gemma_2_is_scored_with_its_soft_cap(toy: Path, tmp_path: Path) -> None:
@@ -69,16 +66,16 @@ def test_gemma_2_is_scored_with_its_soft_cap(toy: Path, tmp_path: Path) -> None:
     transformers.Gemma2ForCausalLM(config).save_pretrained(tmp_path / "model")
     loaded = load_model(str(tmp_path / "model"))
     query = Encoder(loaded.tokenizer).encode("where is it?", ["card", "lost", "d_arrival"])
-    (scores,) = LabelScorer(loaded.model).score([query], unvisited=0.0)
+    scores = scorer(loaded.model).score_tokens([query]).log_probs[0]
     eager = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "model", attn_implementation="eager"
     )
-    right = [plain_score(eager, query, label) for label in range(3)]
-    assert scores.log_likelihood == pytest.approx(right, abs=1e-4)
+    right = [reference(eager, query, label) for label in range(3)]
+    assert scores == pytest.approx(right, abs=1e-5)
     sdpa = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "model", attn_implementation="sdpa"
     )
-    wrong = [plain_score(sdpa, query, label) for label in range(3)]
+    wrong = [reference(sdpa, query, label) for label in range(3)]
     assert right != pytest.approx(wrong, abs=1e-3)  # else this test would show nothing
 
 
@@ -130,9 +127,8 @@ def test_quantisation_without_a_gpu_is_refused(toy: Path) -> None:
 @pytest.mark.parametrize("quantisation", ["4bit", "8bit"])
 def test_quantised_models_are_scored(toy: Path, quantisation: Any) -> None:
     loaded = load_model(str(toy), quantisation=quantisation)
-    query = loaded.encoder().encode("x", ["card", "lost"])
-    (scores,) = LabelScorer(loaded.model).score([query])
-    assert scores.best in (0, 1)
+    scores = Scorer(loaded).score([Request("1", "x", ("card", "lost"))])
+    assert scores.best[0] in (0, 1)
 
 
 def test_weights_that_do_not_fit_their_config_are_refused(toy: Path, tmp_path: Path) -> None:
@@ -150,15 +146,18 @@ def test_an_encoder_decoder_is_loaded_scored_and_generates(toy: Path, tmp_path: 
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path))
-    encoder = loaded.encoder()
-    assert isinstance(encoder, PairEncoder)
-    queries = encoder.encode_all(["where is my card?", "x"], ["card", "lost"])
-    assert [len(s.log_likelihood) for s in LabelScorer(loaded.model).score(queries)] == [2, 2]
-    assert len(generate(loaded, [query.prompt for query in queries], max_new_tokens=3)) == 2
+    assert isinstance(loaded.encoder(), PairEncoder)
+    labels = ("card", "lost")
+    requests = [Request(prompt, prompt, labels) for prompt in ("where is my card?", "x")]
+    one = Scorer(loaded)
+    scores, queries = one.score(requests), loaded.encoder().encode_all(["x"], labels)
+    right = [reference(loaded.model, queries[0], i) for i in (0, 1)]
+    assert scores.log_probs[1] == pytest.approx(right, abs=1e-5)
+    assert len(one.generate(requests, max_new_tokens=3).texts) == 2
 
 
 def test_generated_texts_do_not_depend_on_the_batch(toy: Path) -> None:
-    loaded: LoadedModel = load_model(str(toy))
-    prompts = [Encoder(loaded.tokenizer).prompt(text) for text in ("x", "where is my card?", "?")]
-    together = generate(loaded, prompts, max_new_tokens=5)
-    assert together == generate(loaded, prompts, max_new_tokens=5, token_budget=1)
+    loaded = load_model(str(toy))
+    requests = [Request(text, text) for text in ("x", "where is my card?", "?")]
+    together = Scorer(loaded).generate(requests, max_new_tokens=5).texts
+    assert together == Scorer(loaded, token_budget=1).generate(requests, max_new_tokens=5).texts

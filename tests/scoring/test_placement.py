@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from multitask.errors import InputError
 from multitask.evaluation.distributed import _take_gpu
 from multitask.models import model_info
 from multitask.scoring.encode import Encoder
-from multitask.scoring.model import load_model
-from multitask.scoring.placement import GB, place
-from multitask.scoring.scorer import LabelScorer
+from multitask.scoring.model import GB, load_model, place
+from tests.scoring.models import scorer
 
 torch = pytest.importorskip("torch")
 accelerate = pytest.importorskip("accelerate")
@@ -112,12 +112,8 @@ def test_a_divided_model_scores_as_the_whole_one(adapter: bool, toy: Path, tmp_p
         Encoder(whole.tokenizer).encode(text, ["card", "lost", "d_arrival"])
         for text in ("where is my card?", "x")
     ]
-    for one, other in zip(
-        LabelScorer(whole.model).score(queries, unvisited=0.0),
-        LabelScorer(divided.model).score(queries, unvisited=0.0),
-        strict=True,
-    ):
-        assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-5)
+    one, other = (scorer(loaded.model).score_tokens(queries) for loaded in (whole, divided))
+    np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
 
 
 @pytest.mark.parametrize(
