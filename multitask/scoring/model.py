@@ -442,7 +442,8 @@ def _in_main_memory(
     fits = int(available // weights)
     half = "" if dtype != "float32" else "--dtype bfloat16, or "
     raise InputError(
-        f"the model does not fit: {needs}{times}, and there are {byte_size(available)} of main memory",
+        f"the model does not fit: {needs}{times}, and there are {byte_size(available)} of main "
+        "memory",
         where="option '--processes'" if fits else None,
         fix=f"--processes {fits}" if fits else f"{half}a machine with more memory",
     )
