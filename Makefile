@@ -13,7 +13,7 @@ PYTEST := $(RUN) pytest -p no:randomly
 WORKERS ?= logical
 PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: fuzz help install quickstart test test-fast walks rehearsals methods kill-sweep rehearsal cloud gpu-proof lint format schema benchmark-from-scratch clean
+.PHONY: fuzz help install from-pip quickstart test test-fast walks rehearsals methods kill-sweep rehearsal cloud gpu-proof lint format schema benchmark-from-scratch clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 26
@@ -25,6 +25,13 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 install: $(VENV)/.installed  ## Make .venv with everything in it
+
+from-pip:  ## The README's pip install in an empty environment, and a command in it
+	rm -rf runs/from-pip
+	$(PYTHON) -m venv runs/from-pip/venv
+	runs/from-pip/venv/bin/pip install --quiet $(TORCH)
+	runs/from-pip/venv/bin/pip install --quiet '.[train]'
+	cd runs/from-pip && venv/bin/multitask init && venv/bin/multitask prepare multitask.yaml --sample
 
 quickstart: $(VENV)/.installed  ## Data, training, scoring and report on a toy, in minutes
 	$(VENV)/bin/multitask quickstart
