@@ -256,7 +256,9 @@ def _task(
         verdict(against)
         if against
         else verdict_by_intervals(
-            headline, task["metrics"][headline], {t: b[headline] for t, b in baselines.items()}
+            headline,
+            task["metrics"][headline],
+            {t: b[headline] for t, b in baselines.items() if headline in b},
         )
     )
     per_label = sorted(task.get("per_label", ()), key=_badness)

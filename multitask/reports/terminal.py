@@ -160,13 +160,17 @@ def _scores(results: Record, tasks: Record, columns: tuple[str, ...]) -> Table:
                 "" if place else name,
                 "" if place else f"{task['n']:,}",
                 system,
-                number(columns[0], metrics[columns[0]]),
-                interval(columns[0], metrics[columns[0]]),
-                *(number(key, metrics[key]) if key in metrics else "-" for key in columns[1:]),
+                _cell(metrics, columns[0]),
+                interval(columns[0], metrics[columns[0]]) if columns[0] in metrics else "-",
+                *(_cell(metrics, column) for column in columns[1:]),
                 style=None if place else "bold",
                 end_section=place == len(systems) - 1,
             )
     return table
+
+
+def _cell(metrics: Record, name: str) -> str:
+    return number(name, metrics[name]) if name in metrics else "-"
 
 
 def _comparisons(comparisons: Record) -> Table:

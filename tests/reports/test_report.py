@@ -20,7 +20,7 @@ from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.metrics import METRICS
 from multitask.reports.load import gather
-from multitask.reports.terminal import print_summary
+from multitask.reports.terminal import print_results, print_summary
 from multitask.reports.write import write_report
 from multitask.run import Run
 from multitask.spec import Spec
@@ -136,6 +136,27 @@ def test_verdicts_follow_the_intervals(run: Run) -> None:
     assert "40.0 points over" in lines[0]
     assert "40.0 points under" in lines[1]
     assert "not clearly different" in lines[2]
+
+
+def test_own_metrics_are_told_by_title_also_where_a_baseline_lacks_the_headline(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("multitask.metrics.registry.METRICS", known := dict(METRICS))
+    monkeypatch.setattr("multitask.reports.verdicts.METRICS", known)
+    monkeypatch.setattr("multitask.reports.load.METRICS", known)
+    path = run.evaluations / "trained/results.json"
+    results = json.loads(path.read_text())
+    about = {"title": "Vowels answered", "higher_is_better": False, "unit": "number"}
+    for task in results["tasks"].values():
+        task["metrics"] = {"vowels": _estimate(0.4), "macro_f1": _estimate(0.3)}
+        task["own_metrics"] = {"vowels": about}
+    path.write_text(json.dumps(results))
+    page, markdown = write_report(run)
+    print_results(results)
+    for text in (page.read_text(), markdown.read_text(), capsys.readouterr().out):
+        assert "vowels answered" in text.lower()
+        assert "0.400" in text
+        assert "40.0 %" not in text
 
 
 def test_a_run_without_evaluation_says_what_to_do(sample_spec: Spec, tmp_path: Path) -> None:
