@@ -173,12 +173,13 @@ class TaskSpec(StrictModel):
     Attributes:
         name: The task's name: letters, digits, ``_``, ``-`` and ``.``; it begins with none of the
             last two, and is not ``macro`` or ``worst``, which stand for all tasks.
-        kind: classification, multiple_choice or generation.
+        kind: One of :data:`multitask.tasks.KINDS`, which may have keys of its own.
         source: Where its rows are.
         columns: Column of each part; default: columns that have the part's own name.
             classification: text, label. multiple_choice: question, choices, answer (choices may
             be a list of columns, and its cells lists of texts or lists called label and text).
-            generation: prompt, response, or instruction, input, output. ``{any_of: [a, b]}`` is
+            generation: prompt, response, or instruction, input, output. multi_label: text, labels.
+            rating: text, rating. ``{any_of: [a, b]}`` is
             the first of these that a file has.
         reader: A reader in Python for files that no mapping can describe; it knows its columns.
         labels: The label set in the order of the label ids; default: the labels found in train.

@@ -153,6 +153,7 @@ def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) 
             f"general task {declared.name!r}: every row is also a training row",
             where=source.location,
         )
+    part = task.kind.arrange(task, part, spec.templates, official=True, seed=spec.seed)
     numbers = pick_templates(part.keys, None, len(task.templates), seed=spec.seed)
     places = np.arange(len(part.examples)).tolist()
     lines = Renderer(task, alpaca=alpaca).lines(part.examples, numbers.tolist(), places)

@@ -92,6 +92,8 @@ def _named(row: Row, label: str | None) -> str:
         return "no label"
     place = ord(label) - ord("A") if len(label) == 1 else -1
     choices = row.get("choices", ())
+    if "asked" in row:
+        return f"{row['asked']}: {label}"
     return f"{label}. {choices[place]}" if 0 <= place < len(choices) else label
 
 

@@ -122,7 +122,7 @@ _SPEC = {"name": "parity", "kind": "classification", "source": {"path": "parity.
     ("text", "message"),
     [
         ("{name: banking77, kind: classification, source: {path: x.csv}}", "of a shipped task"),
-        ("{name: x, kind: classification}", "source: field required"),
+        ("{name: x, kind: classification}", "the key 'source' is missing"),
         ("just words", "holds no task"),
     ],
 )

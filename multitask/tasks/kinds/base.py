@@ -188,7 +188,8 @@ class Kind:
             task: The task.
             part: The rows, divided and without leaks.
             words: How the spec wants tasks worded.
-            official: Whether the source itself says that these are test rows.
+            official: Whether the source itself says that these are test rows, or they are a
+                general task's: none is trained on.
             seed: Seeds what is drawn.
         """
         del task, words, official, seed

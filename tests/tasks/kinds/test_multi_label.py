@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from sklearn import metrics as sklearn
 
+from multitask.data.general import read_general, write_general
 from multitask.data.prepare import prepare
 from multitask.data.readers import read_rows
 from multitask.data.render import Row
@@ -18,7 +20,8 @@ from multitask.errors import InputError
 from multitask.metrics import METRICS, Predictions
 from multitask.metrics.registry import compute, metrics_of
 from multitask.run import Run
-from multitask.spec import load_spec
+from multitask.spec import load_spec, resolve_task
+from multitask.task_spec import TaskSpec
 from multitask.tasks.kinds.multi_label import best_threshold
 from tests.tasks.kinds.whole import whole, write_csv
 
@@ -97,6 +100,20 @@ def test_of_many_labels_training_asks_for_those_that_hold_and_some_others(tmp_pa
         assert _set_of(row) == sorted(cell.split(";"))
     assert all(len(row) == 20 for row in _asked(run, "test").values())
     assert {label for row in _asked(run, "train").values() for label in row} == set(names)
+
+
+def test_a_general_task_asks_for_every_label(tmp_path: Path) -> None:
+    names = [f"topic{i}" for i in range(12)]
+    cells = [f"{a};{b}" for a, b in pairwise(names)]
+    write_csv(tmp_path / "topics.csv", _rows(30, cells))
+    topics = {"name": "topics", "kind": "multi_label", "source": {"path": "topics.csv"}}
+    run = _prepared(tmp_path, [{**row, "text": f"other {i}"} for i, row in enumerate(_rows())])
+    spec = load_spec(tmp_path / "spec.yaml")
+    general = [resolve_task(TaskSpec.model_validate(topics), tmp_path)]
+    write_general(run, general, spec, read_rows(run.split("train")), alpaca=False)
+    (found,) = read_general(run, ["topics"])
+    assert len(found.rows) == 30 * 12
+    assert {row["asked"] for row in found.rows} == set(names)
 
 
 def test_lists_are_taken_as_they_are(tmp_path: Path) -> None:
