@@ -80,7 +80,7 @@ format: $(VENV)/.installed  ## Let ruff format and fix what it can
 	$(RUN) ruff check --fix .
 
 schema: $(VENV)/.installed  ## Write the snapshot of the installed Axolotl's schema anew
-	$(RUN) multitask.runners.make_schema
+	$(RUN) multitask.runners.axolotl.make_schema
 
 # With WHEELS, what is missing beside torch comes from there and nothing is installed.
 DEVICE ?= cuda

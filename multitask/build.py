@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from multitask.checks import Check, refuse
 from multitask.cluster import load_cluster
 from multitask.data.prepare import (
     Prepared,
@@ -22,24 +23,22 @@ from multitask.data.prepare import (
 )
 from multitask.data.tokens import load_tokenizer, workload_of
 from multitask.models import model_info
+from multitask.planning.compare import plan_section
 from multitask.planning.decide import decide
 from multitask.planning.setup import Setup
-from multitask.planning.table import plan_section
 from multitask.run import Run, staged
-from multitask.runners.accelerate import accelerate_yaml
-from multitask.runners.axolotl import axolotl_file
-from multitask.runners.checks import check_config, plan_of
+from multitask.runners.axolotl.checks import check_config, plan_of
+from multitask.runners.axolotl.file import axolotl_file
+from multitask.runners.axolotl.keys import check_template
+from multitask.runners.axolotl.validate import AxolotlValidator, axolotl_installed
 from multitask.runners.deepspeed import (
     INSTALL,
     check_deepspeed,
     deepspeed_installed,
     deepspeed_json,
 )
-from multitask.runners.finding import Finding, refuse
-from multitask.runners.launch import launch_scripts
+from multitask.runners.launch import accelerate_yaml, launch_scripts
 from multitask.runners.rent import find_gpu, write_rental_files
-from multitask.runners.template_checks import check_template
-from multitask.runners.validate import AxolotlValidator, axolotl_installed
 from multitask.scoring.chat import settled
 from multitask.spec import Spec
 
@@ -129,8 +128,8 @@ def _check(setup: Setup) -> tuple[str, ...]:
     return tuple(str(warning) for warning in warnings)
 
 
-def _root(finding: Finding) -> str:
-    return re.split(r"[.\[]", finding.where, maxsplit=1)[0]
+def _root(finding: Check) -> str:
+    return re.split(r"[.\[]", finding.place, maxsplit=1)[0]
 
 
 # The spec's names of keys of ours.
@@ -142,11 +141,11 @@ _SPEC_KEYS = {
 }
 
 
-def _in_spec(finding: Finding) -> Finding:
+def _in_spec(finding: Check) -> Check:
     """A finding about a key of ours, with the spec's name of it."""
     root = _root(finding)
-    where = finding.where.removeprefix("multitask.")
-    return replace(finding, where=_SPEC_KEYS.get(root, where))
+    place = finding.place.removeprefix("multitask.")
+    return replace(finding, place=_SPEC_KEYS.get(root, place))
 
 
 def _with_its_cluster(spec: Spec, run: Run) -> Spec:

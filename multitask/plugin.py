@@ -22,7 +22,7 @@ from multitask.callbacks.tracking import prepare_wandb
 from multitask.models.adapter import place_for_decomposition, require_whole
 from multitask.quiet import set_library_variables
 from multitask.run import Run
-from multitask.runners.kernels import use_local_kernel
+from multitask.runners.axolotl.kernels import use_local_kernel
 from multitask.training.attempts import announce_plugin
 from multitask.training.progress import show_stacks_on_signal
 

@@ -57,7 +57,7 @@ def run_quickstart(out: Path) -> Path:
         InputError: ``out`` exists, or the `train` extra is missing.
         MultitaskError: A step failed.
     """
-    from multitask.runners.validate import axolotl_installed
+    from multitask.runners.axolotl.validate import axolotl_installed
 
     console = Console(stderr=True)
     if not axolotl_installed():

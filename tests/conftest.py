@@ -19,7 +19,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from multitask.run import Run
-from multitask.runners.validate import AxolotlValidator
+from multitask.runners.axolotl.validate import AxolotlValidator
 from multitask.spec import Spec
 
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")

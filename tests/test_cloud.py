@@ -23,8 +23,8 @@ from multitask.rehearsal.faults import Fault, as_environment, grant
 from multitask.rehearsal.forkserver import Forkserver
 from multitask.rehearsal.record import losses_by_step, steps_lost
 from multitask.run import Run
+from multitask.runners.axolotl.validate import axolotl_installed
 from multitask.runners.rent import BROUGHT, VOLUME
-from multitask.runners.validate import axolotl_installed
 from multitask.toy import ToySize, write_toy_model
 from multitask.training.process import processes_with
 from tests.toy_run import SUPPORT, multitask

@@ -15,8 +15,8 @@ import yaml
 
 from multitask.checkpoints import list_checkpoints
 from multitask.run import Run
-from multitask.runners.axolotl import PLUGIN
-from multitask.runners.validate import axolotl_installed
+from multitask.runners.axolotl.file import PLUGIN
+from multitask.runners.axolotl.validate import axolotl_installed
 from tests.toy_run import (
     EVERY,
     FSDP,

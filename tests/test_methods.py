@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from multitask.runners.validate import axolotl_installed
+from multitask.runners.axolotl.validate import axolotl_installed
 from multitask.toy import write_toy_model
 from tests.warm import multitask
 

@@ -15,7 +15,7 @@ import yaml
 
 from multitask.data.readers import read_rows
 from multitask.run import Run
-from multitask.runners.validate import axolotl_installed
+from multitask.runners.axolotl.validate import axolotl_installed
 from tests.warm import multitask, run_warm
 
 pytestmark = [

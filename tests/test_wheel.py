@@ -32,7 +32,7 @@ def test_data_files_are_in_the_wheel(wheel: Path) -> None:
         "multitask/py.typed",
         "multitask/data/sample/banking77/train.csv",
         "multitask/reports/report.html.j2",
-        "multitask/runners/axolotl_schema.json",
+        "multitask/runners/axolotl/axolotl_schema.json",
     ):
         assert name in names
 

@@ -42,7 +42,7 @@ def doctor(
     import json
 
     from multitask.doctor import examine
-    from multitask.doctor.show import print_examination
+    from multitask.doctor.examine import print_examination
 
     found = examine(path, imports=imports, hub_seconds=timeout)
     if as_json:

@@ -29,8 +29,7 @@ def estimate(
     from rich.table import Table
 
     from multitask.errors import naming
-    from multitask.planning.compare import compare_plans
-    from multitask.planning.table import HEADER, cells, plan_section
+    from multitask.planning.compare import HEADER, cells, compare_plans, plan_section
     from multitask.run import Run
 
     run = Run.open(spec) if spec.is_dir() and (spec / "data" / "manifest.json").is_file() else None

@@ -9,7 +9,7 @@ import typer
 from multitask.cli.options import RunPath
 
 if TYPE_CHECKING:
-    from multitask.rehearsal.checklist import Check
+    from multitask.checks import Check
     from multitask.rehearsal.faults import Fault, Kind
     from multitask.run import Run
 
@@ -124,4 +124,4 @@ def _faults(run: Run, nodes: int | None, procs: int | None, *asked: _Faults) -> 
 
 def _show(check: Check) -> None:
     mark = "ok  " if check.passed else "FAIL"
-    typer.echo(f"{mark} {check.seconds:6.1f} s  {check.name}: {check.detail}")
+    typer.echo(f"{mark} {check.seconds:6.1f} s  {check.question}: {check.answer}")

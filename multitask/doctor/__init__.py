@@ -1,6 +1,5 @@
 """What a machine lacks before it is paid for: environment, logins, GPUs, disk, and the run."""
 
-from multitask.doctor.check import Check, State
 from multitask.doctor.examine import Examination, examine
 
-__all__ = ["Check", "Examination", "State", "examine"]
+__all__ = ["Examination", "examine"]

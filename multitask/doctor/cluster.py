@@ -7,8 +7,8 @@ import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from multitask.checks import Check, ok, problem, refused, warning
 from multitask.doctor.bounded import NoAnswerError, Pending
-from multitask.doctor.check import Check, ok, problem, refused, warning
 from multitask.doctor.subject import Subject
 from multitask.errors import InputError
 

@@ -8,14 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from multitask.checks import Check, warning
 from multitask.doctor import files, gpus, machine
 from multitask.doctor.bounded import NoAnswerError, Pending
-from multitask.doctor.check import Check, warning
 from multitask.doctor.cluster import cluster_checks
-from multitask.doctor.imports import find_plugin, import_checks, plugin_check
 from multitask.doctor.logins import HUB_SECONDS, HubQuestions, wandb_check
-from multitask.doctor.packages import package_checks, torch_cuda
+from multitask.doctor.packages import (
+    find_plugin,
+    import_checks,
+    package_checks,
+    plugin_check,
+    torch_cuda,
+)
 from multitask.doctor.subject import Subject, open_subject
+from multitask.formatting import plural
 
 # A run on a disk that does not answer; two questions to a GPU's driver; hashes of much data.
 _READ_SECONDS, _GPU_SECONDS, _FILE_SECONDS, _DISK_SECONDS = 20.0, 45.0, 60.0, 10.0
@@ -31,9 +41,9 @@ class Examination:
 
     checks: tuple[Check, ...]
 
-    def count(self, state: str) -> int:
+    def count(self, severity: str) -> int:
         """How many checks ended so."""
-        return sum(check.state == state for check in self.checks)
+        return sum(check.severity == severity for check in self.checks)
 
     @property
     def healthy(self) -> bool:
@@ -46,7 +56,16 @@ class Examination:
             "healthy": self.healthy,
             "problems": self.count("problem"),
             "warnings": self.count("warning"),
-            "checks": [check.record() for check in self.checks],
+            "checks": [
+                {
+                    "group": check.place,
+                    "name": check.question,
+                    "state": check.severity,
+                    "found": check.answer,
+                    "fix": check.remedy,
+                }
+                for check in self.checks
+            ],
         }
 
 
@@ -112,3 +131,34 @@ def _got(pending: Pending[list[Check]], group: str, name: str) -> list[Check]:
     except NoAnswerError as error:
         fix = "a network disk may be gone, or the data is very large; see `df` and `mount`"
         return [warning(group, name, f"not checked: {error}", fix)]
+
+
+_STYLES = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "problem": "[bold red]PROBLEM[/]"}
+
+
+def print_examination(found: Examination) -> None:
+    """Print a line for each check under its heading, what to do below it, and a sum."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold", max_width=30)
+    table.add_column(overflow="fold")
+    heading = ""
+    for check in found.checks:
+        if check.place != heading:
+            heading = check.place
+            table.add_row("", f"[bold]{escape(heading)}[/]", "")
+        table.add_row(_STYLES[check.severity], escape(check.question), _words(check))
+    console.print(table)
+    problems, warnings = found.count("problem"), found.count("warning")
+    console.print(
+        f"\n{plural(problems, 'problem')}, {plural(warnings, 'warning')}, {found.count('ok')} ok",
+        highlight=False,
+    )
+
+
+def _words(check: Check) -> str:
+    text = escape(check.answer)
+    return f"{text}\n[dim]fix:[/] {escape(check.remedy)}" if check.remedy else text

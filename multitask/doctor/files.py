@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from multitask.doctor.check import Check, ok, problem, refused, warning
+from multitask.checks import Check, ok, problem, refused, warning
 from multitask.doctor.subject import Subject
 from multitask.errors import InputError, MultitaskError
 from multitask.files import read_mapping
@@ -111,8 +111,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _configuration(run: Run, subject: Subject) -> Iterator[Check]:
     """``axolotl.yaml`` against the traps we know, and against what the spec gives."""
-    from multitask.runners.axolotl import axolotl_file
-    from multitask.runners.checks import check_config, plan_of
+    from multitask.runners.axolotl.checks import check_config, plan_of
+    from multitask.runners.axolotl.file import axolotl_file
     from multitask.scoring.chat import TEMPLATE_FILE
     from multitask.training.train import require_plugin
 
@@ -127,8 +127,8 @@ def _configuration(run: Run, subject: Subject) -> Iterator[Check]:
         return
     findings = check_config(plan_of(setup, config))
     for finding in findings:
-        make = problem if finding.severity == "error" else warning
-        yield make(GROUP, f"{name}: {finding.where}", finding.what, finding.fix)
+        make = problem if not finding.passed else warning
+        yield make(GROUP, f"{name}: {finding.place}", finding.answer, finding.remedy)
     planned = json.loads(json.dumps(axolotl_file(setup).config, default=str))
     now = json.loads(json.dumps(config, default=str))
     for values in (planned, now):  # a model in the run: one of the two has its whole path

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from multitask.checks import Check, Severity, judged, ok, problem, warning
 from multitask.doctor.bounded import Finished, NoAnswerError, run_program
-from multitask.doctor.check import Check, State, ok, problem, warning
 from multitask.doctor.subject import Subject
 
 GROUP = "GPUs"
@@ -150,7 +150,7 @@ def gpu_checks(
     if found.failure:
         fix = "the GPU or its driver is not usable: reload the driver, or take another machine"
         wants_none = subject.cluster is not None and subject.cluster.on_cpu
-        return [Check(GROUP, "GPUs", "warning" if wants_none else "problem", found.failure, fix)]
+        return [judged(GROUP, "GPUs", "warning" if wants_none else "problem", found.failure, fix)]
     visible = visible_count(found, environment)
     checks = [_list(found, visible, environment), *_fit(found, visible, subject, environment)]
     if found.all:
@@ -189,9 +189,9 @@ def _fit(
     wanted = f"{cluster.gpus_per_node} x {cluster.gpu}{each}"
     if not found.all:
         here = subject.trains_here(0, environment)
-        state: State = "problem" if here else "warning"
+        state: Severity = "problem" if here else "warning"
         fix = f"train it where there are {wanted}; planning and building need none"
-        return [Check(GROUP, name, state, f"it needs {wanted}, and there is none here", fix)]
+        return [judged(GROUP, name, state, f"it needs {wanted}, and there is none here", fix)]
     if visible < cluster.gpus_per_node:
         fix = f"train it where there are {wanted}, or plan it anew for the `cluster` that is here"
         return [problem(GROUP, name, f"it needs {wanted}, and {visible} can be used", fix)]
@@ -218,7 +218,7 @@ def _driver(found: Gpus, torch_cuda: str | None, subject: Subject) -> Check:
     text = f"{found.driver or 'unknown'}, for CUDA {found.cuda or '?'} and older"
     if torch_cuda is None:
         on_cpu = subject.cluster is not None and subject.cluster.on_cpu
-        return Check(
+        return judged(
             GROUP,
             "driver",
             "ok" if on_cpu else "problem",

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from multitask.checks import Check, Severity, judged, ok, problem, refused, warning
 from multitask.data.define import task_of
 from multitask.data.sources import HubUnreachableError, local_source
 from multitask.doctor.bounded import NoAnswerError, Pending
-from multitask.doctor.check import Check, State, ok, problem, refused, warning
 from multitask.doctor.subject import Subject
 from multitask.errors import InputError, MultitaskError
 from multitask.task_spec import HubPlace, TaskSpec
@@ -92,15 +92,15 @@ class HubQuestions:
         if self._readable is None:
             if here:
                 return ok(GROUP, "model", f"{model}{note}; access not checked (HF_HUB_OFFLINE)")
-            state: State = "problem" if trains_here else "warning"
+            state: Severity = "problem" if trains_here else "warning"
             text = f"{model} is not in this machine's cache, and HF_HUB_OFFLINE is set"
             fix = f"unset HF_HUB_OFFLINE, or run `hf download {model}` where there is a network"
-            return Check(GROUP, "model", state, f"{text}: access not checked", fix)
+            return judged(GROUP, "model", state, f"{text}: access not checked", fix)
         try:
             _answer(self._readable)
         except NoAnswerError as error:
             state = "ok" if here else "warning"
-            return Check(GROUP, "model", state, f"{model}{note}; access not checked ({error})")
+            return judged(GROUP, "model", state, f"{model}{note}; access not checked ({error})")
         except MultitaskError as error:
             return refused(GROUP, "model", error, "warning" if here else "problem")
         return ok(GROUP, "model", f"{model}: may be downloaded{note}")

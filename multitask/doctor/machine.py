@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitask.doctor.check import Check, ok, problem, warning
+from multitask.checks import Check, ok, problem, warning
 from multitask.doctor.subject import Subject
 from multitask.formatting import byte_size
 

@@ -1,13 +1,17 @@
 """Memory, disk, time and cost of a fine-tune, before anything is rented."""
 
-from multitask.estimate.checkpoints import (
+from multitask.estimate.estimate import (
     Cadence,
+    Estimate,
+    Plan,
+    Row,
     checkpoint_cadence,
     checkpoint_gb,
+    compare,
     disk_gb,
+    estimate,
     save_seconds,
 )
-from multitask.estimate.estimate import Estimate, Plan, Row, compare, estimate
 from multitask.estimate.inputs import (
     Machines,
     Spread,
@@ -19,9 +23,11 @@ from multitask.estimate.inputs import (
     lora,
     training_of,
 )
-from multitask.estimate.memory import Memory, activation_bytes, estimate_memory
 from multitask.estimate.step import (
+    Memory,
     StepTime,
+    activation_bytes,
+    estimate_memory,
     flops_per_token,
     fsdp_groups,
     gathered_gb,

@@ -1,4 +1,4 @@
-"""Decide how a run is trained: sharding, batch, packing, cadence."""
+"""Decide how a run is trained: sequence length, sharding, batch, packing, cadence."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from multitask.cluster import (
+    DEFAULT_ROWS,
     Batch,
     Cluster,
     Method,
     Topology,
+    adalora_start_rank,
     choose_topology,
     derive_batch,
     load_cluster,
@@ -19,11 +21,21 @@ from multitask.cluster import (
 from multitask.data.prepare import uses_alpaca
 from multitask.data.tokens import Workload
 from multitask.errors import InputError
-from multitask.estimate import Estimate, Row, compare, estimate
-from multitask.models import ModelInfo
-from multitask.planning.quote import NOMINAL, plan_of
-from multitask.planning.sequence import SequenceLength, choose_sequence_len
-from multitask.planning.setup import SavePlan, Setup
+from multitask.estimate import (
+    Estimate,
+    Machines,
+    Plan,
+    Row,
+    Spread,
+    Training,
+    compare,
+    estimate,
+    training_of,
+)
+from multitask.estimate import Workload as Cut
+from multitask.estimate.assumptions import PACKING_FILL
+from multitask.models import ModelInfo, ModelShape
+from multitask.planning.setup import SavePlan, SequenceLength, Setup
 from multitask.resources import config_names
 from multitask.spec import Spec
 
@@ -287,3 +299,154 @@ def _setups(spec: Spec, model: ModelInfo, workload: Workload) -> Iterator[Setup]
                 | {"global_batch_size": None, "cpu_offload": False}
             )
             yield replace(decide(other, model, workload, refuse=False), spec=other)
+
+
+# What memory is judged by before the data is read; packed sequences have their full length anyway.
+NOMINAL = Workload(
+    rows=10_000, validation_rows=1_000, tokens_per_row=100.0, longest=512, counted=False
+)
+
+
+def plan_of(
+    spec: Spec,
+    cluster: Cluster,
+    method: Method,
+    model: ModelInfo,
+    shape: ModelShape,
+    topology: Topology,
+    workload: Workload,
+    *,
+    packing: bool,
+    sequence_len: int,
+    recompute: bool,
+    micro: int = 1,
+    accumulation: int = 1,
+) -> Plan:
+    """Describe a setup to the estimator.
+
+    Args:
+        spec: The user's choices.
+        cluster: Where it trains.
+        method: Which weights learn.
+        model: What is known of the model.
+        shape: The model's sizes.
+        topology: How its state is sharded.
+        workload: Rows and tokens.
+        packing: Whether several rows share a sequence.
+        sequence_len: How long sequences are.
+        recompute: Whether layers are computed again in the backward pass.
+        micro: Sequences per GPU and forward pass.
+        accumulation: Forward passes per optimizer step.
+
+    Raises:
+        InputError: The method's layers are not the model's.
+    """
+    cut = Cut(
+        rows=workload.rows,
+        mean_tokens=workload.tokens_per_row,
+        epochs=spec.epochs,
+        sequence_len=sequence_len,
+        micro_batch=micro,
+        accumulation=accumulation,
+        packing=packing,
+        checkpointing=recompute,
+        flash=model.attention_on(flash=not cluster.on_cpu) != "eager",
+        fused_loss="liger_fused_linear_cross_entropy" in model.liger and not cluster.on_cpu,
+    )
+    return Plan(
+        shape=shape,
+        training=_training(shape, spec, cluster, method, model),
+        spread=Spread(
+            str(topology.sharding),
+            topology.shard,
+            topology.replicate,
+            topology.cpu_offload,
+            sync_each_batch=topology.sharding.is_fsdp,
+        ),
+        machines=machines_of(cluster),
+        workload=cut,
+        method=method.name,
+        keep=spec.checkpoint.keep,
+        mtbf_hours=spec.checkpoint.mtbf_hours,
+        save_steps=spec.axolotl.get("save_steps", spec.checkpoint.save_steps),
+        max_minutes=spec.checkpoint.max_minutes,
+    )
+
+
+def _training(
+    shape: ModelShape, spec: Spec, cluster: Cluster, method: Method, model: ModelInfo
+) -> Training:
+    keys = dict(method.axolotl)
+    keys |= {key: spec.axolotl[key] for key in ("bf16", "optimizer") if key in spec.axolotl}
+    if method.is_adapter and model.lora_target_modules is not None:
+        keys["lora_target_modules"] = model.lora_target_modules
+    if keys.get("adapter") == "adalora":
+        keys["adalora_init_r"] = adalora_start_rank(keys["lora_r"])
+    if cluster.on_cpu:
+        keys |= {"bf16": False, "optimizer": "adamw_torch"}
+    return training_of(shape, keys)
+
+
+def machines_of(cluster: Cluster) -> Machines:
+    """A cluster in the estimator's words."""
+    return Machines(
+        gpus_per_node=cluster.gpus_per_node,
+        nodes=cluster.nodes,
+        memory_gb=cluster.memory_gb,
+        bf16_tflops=cluster.bf16_tflops,
+        intra_node_gb_s=cluster.intra_node_gb_s,
+        inter_node_gb_s=cluster.inter_node_gb_s,
+        host_memory_gb=cluster.host_memory_gb,
+        usd_per_hour=cluster.usd_per_hour,
+        name=cluster.name,
+    )
+
+
+# Lengths that matrix products on tensor cores like.
+_MULTIPLE = 64
+# A longer sequence makes no GPU faster; more rows come from a larger micro batch.
+_LONG_ENOUGH = 2048
+
+
+def choose_sequence_len(
+    spec: Spec,
+    cluster: Cluster,
+    workload: Workload,
+    *,
+    packing: bool,
+    max_positions: int | None,
+) -> SequenceLength:
+    """Choose the length of sequences.
+
+    Packed, an optimizer step has as many tokens as its sequences are long together, whatever they
+    hold: rows a step follow from the length. The longest row must fit, though, or it is dropped.
+
+    Args:
+        spec: The user's choice, and how many sequences a step has.
+        cluster: How many sequences a step has at least: one a GPU.
+        workload: How long rows are.
+        packing: Whether several rows share a sequence.
+        max_positions: Longest sequence that the model was made for; None without a limit.
+    """
+    if spec.sequence_len is not None:
+        return SequenceLength(spec.sequence_len, "as the spec says")
+    longest = _rounded_up(workload.longest)
+    row = f"the longest row has {'' if workload.counted else 'perhaps '}{workload.longest} tokens"
+    tokens, reason = longest, row
+    if packing:
+        step = DEFAULT_ROWS * workload.tokens_per_row / PACKING_FILL
+        sequences = spec.global_batch_size
+        if sequences is None:
+            world = cluster.world_size
+            sequences = world * math.ceil(step / world / _LONG_ENOUGH)
+        by_rows = _rounded_up(step / sequences)
+        if by_rows >= longest:
+            tokens = by_rows
+            reason = f"for about {DEFAULT_ROWS} rows an optimizer step; {row}"
+    if max_positions is not None and tokens > max_positions:
+        return SequenceLength(max_positions, f"the model's longest; {row}")
+    return SequenceLength(tokens, reason)
+
+
+def _rounded_up(tokens: float) -> int:
+    return _MULTIPLE * math.ceil(tokens / _MULTIPLE)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multitask.cluster import Batch, Cluster, Method, Topology
 from multitask.data.tokens import Workload
 from multitask.estimate import Estimate
 from multitask.models import ModelInfo
-from multitask.planning.sequence import SequenceLength
 from multitask.spec import Spec
+
+
+class SequenceLength(NamedTuple):
+    """The length of sequences.
+
+    Attributes:
+        tokens: Longest row that is trained on; packed sequences have exactly so many.
+        reason: Why, in a clause.
+    """
+
+    tokens: int
+    reason: str
 
 
 @dataclass(frozen=True)

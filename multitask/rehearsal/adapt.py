@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from multitask.runners.axolotl import LIGER_PLUGIN
-from multitask.runners.plan import LORA_KERNELS
+from multitask.runners.axolotl.file import LIGER_PLUGIN
+from multitask.runners.axolotl.plan import LORA_KERNELS
 
 
 @dataclass(frozen=True)

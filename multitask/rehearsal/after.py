@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from multitask.checkpoints import list_checkpoints
+from multitask.checks import Check, Checklist
 from multitask.estimate import held_bytes
 from multitask.files import read_mapping
 from multitask.models.adapter import load_adapter
 from multitask.rehearsal.adapt import Sizes
-from multitask.rehearsal.checklist import Check, Checklist, fail
 from multitask.rehearsal.record import evaluated
 from multitask.run import Run
 
@@ -38,31 +38,31 @@ def check_checkpoints(
     found = list_checkpoints(run.model)
     with checks.check("checkpoints are complete") as check:
         torn = [f"{c.path.name}: {'; '.join(c.problems)}" for c in found if not c.complete]
-        check.detail = ", ".join(f"{c.path.name}" for c in found)
+        check.answer = ", ".join(f"{c.path.name}" for c in found)
         if torn or not found:
-            fail(check, "; ".join(torn) or "there are none")
+            check.fail("; ".join(torn) or "there are none")
     with checks.check("rotation keeps the newest") as check:
         expected = min(keep, sizes.steps // sizes.save_steps)
-        check.detail = f"{len(found)} of at most {keep}"
+        check.answer = f"{len(found)} of at most {keep}"
         newest = max((c.step for c in found), default=0)
         if not expected <= len(found) <= max(keep, 2) or newest < sizes.steps - sizes.save_steps:
-            fail(check, f"{len(found)} checkpoints, the newest at step {newest}; keep is {keep}")
+            check.fail(f"{len(found)} checkpoints, the newest at step {newest}; keep is {keep}")
     if config.get("fsdp_config") and ranks > 1:
         with checks.check("state is sharded over the mesh") as check:
             shards = sorted((found[-1].path / "optimizer_0").glob("*.distcp")) if found else []
             wanted = int(config.get("dp_shard_size") or ranks)
-            check.detail = f"{len(shards)} shards of the optimizer"
+            check.answer = f"{len(shards)} shards of the optimizer"
             if len(shards) < min(wanted, ranks):
-                fail(check, f"{len(shards)} shards of the optimizer, {min(wanted, ranks)} expected")
+                check.fail(f"{len(shards)} shards of the optimizer, {min(wanted, ranks)} expected")
     with checks.check("every task is evaluated while training") as check:
         manifest = json.loads(run.manifest.read_text(encoding="utf-8"))
         wanted_tasks = {
             name for name, t in manifest["tasks"].items() if t["counts"]["validation"]["rows"]
         }
         seen = evaluated(run)
-        check.detail = ", ".join(sorted(seen & wanted_tasks))
+        check.answer = ", ".join(sorted(seen & wanted_tasks))
         if wanted_tasks - seen:
-            fail(check, f"without an evaluation: {', '.join(sorted(wanted_tasks - seen))}")
+            check.fail(f"without an evaluation: {', '.join(sorted(wanted_tasks - seen))}")
 
 
 def check_model(checks: Checklist, run: Run, config: Mapping[str, Any]) -> None:
@@ -71,14 +71,14 @@ def check_model(checks: Checklist, run: Run, config: Mapping[str, Any]) -> None:
     with checks.check("final save", needed=True) as check:
         wanted = "adapter_model.safetensors" if adapter else "model.safetensors"
         sizes = _tensors(run.model / wanted)
-        check.detail = f"{wanted}, {sizes:,} numbers"
+        check.answer = f"{wanted}, {sizes:,} numbers"
         if adapter:
             _same_as_last_checkpoint(check, run)
     with checks.check("merge and load for inference", needed=True) as check:
         from multitask.scoring.model import load_model
 
         model = load_model(str(run.model))
-        check.detail = f"{type(model.model).__name__}, {model.model.num_parameters():,} parameters"
+        check.answer = f"{type(model.model).__name__}, {model.model.num_parameters():,} parameters"
 
 
 def _same_as_last_checkpoint(check: Check, run: Run) -> None:
@@ -104,13 +104,12 @@ def _same_as_last_checkpoint(check: Check, run: Run) -> None:
             or not torch.equal(trained[name].float(), found[name].float())
         ]
         if other:
-            fail(
-                check,
+            check.fail(
                 f"{len(other)} of {len(trained)} tensors of {what} are not those of {last.name}, "
                 f"such as {other[0]}",
             )
             return
-    check.detail += f"; {len(trained)} tensors are those of {last.name}, also loaded again"
+    check.answer += f"; {len(trained)} tensors are those of {last.name}, also loaded again"
 
 
 def _saved_adapter(checkpoint: Path) -> dict[str, Any]:
@@ -149,14 +148,14 @@ def check_probe(checks: Checklist, run: Run, *, ranks: int) -> None:
     ):
         with checks.check(title) as check:
             errors = found["gradients"].get(name)
-            check.detail = unused if errors is None else _shares(errors)
+            check.answer = unused if errors is None else _shares(errors)
             if any(not error <= tolerance for error in (errors or {}).values()):
-                fail(check, f"they are off by {_shares(errors)}")
+                check.fail(f"they are off by {_shares(errors)}")
     with checks.check("copies of the model are equal after training") as check:
         copies = found["copies"]
-        check.detail = f"{copies['parts']} parts that several ranks hold"
+        check.answer = f"{copies['parts']} parts that several ranks hold"
         if copies["differing"]:
-            fail(check, f"{copies['differing']} of {copies['parts']} parts differ between ranks")
+            check.fail(f"{copies['differing']} of {copies['parts']} parts differ between ranks")
     with checks.check("what learns is held as the estimate says") as check:
         _widths(check, config, found.get("widths"), ranks)
 
@@ -175,18 +174,18 @@ def _widths(
 ) -> None:
     """Compare bytes per parameter with the estimate's."""
     if widths is None:
-        check.detail = "DeepSpeed holds copies of its own"
+        check.answer = "DeepSpeed holds copies of its own"
         return
     sharding = "fsdp" if config.get("fsdp_config") else "ddp" if ranks > 1 else "none"
     assumed = held_bytes(config, sharding)
-    check.detail = ", ".join(f"{name} {widths[name]:g}" for name in _HELD) + " bytes per parameter"
+    check.answer = ", ".join(f"{name} {widths[name]:g}" for name in _HELD) + " bytes per parameter"
     wrong = [
         f"{name}: {widths[name]:g} bytes per parameter, {getattr(assumed, name):g} in the estimate"
         for name in _HELD
         if abs(widths[name] - getattr(assumed, name)) > _WIDTH_TOLERANCE
     ]
     if wrong:
-        fail(check, "; ".join(wrong))
+        check.fail("; ".join(wrong))
 
 
 def check_scores(checks: Checklist, run: Run) -> None:
@@ -198,7 +197,7 @@ def check_scores(checks: Checklist, run: Run) -> None:
         settings = Settings(baselines=False, generate=_QUESTIONS)
         outcome = evaluate(run, limit=_QUESTIONS, name="rehearsal", settings=settings, restart=True)
         tasks = outcome.results["tasks"]
-        check.detail = ", ".join(f"{name} {task['n']}" for name, task in tasks.items())
+        check.answer = ", ".join(f"{name} {task['n']}" for name, task in tasks.items())
 
 
 def _tensors(path: Path) -> int:

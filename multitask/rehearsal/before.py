@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from multitask.checks import Check, Checklist
 from multitask.cluster import Cluster
 from multitask.data.readers import iterate_rows
 from multitask.errors import InputError
 from multitask.models import model_info
-from multitask.rehearsal.checklist import Check, Checklist, fail
 from multitask.run import Run
-from multitask.runners.checks import check_config
-from multitask.runners.plan import Plan
+from multitask.runners.axolotl.checks import check_config
+from multitask.runners.axolotl.plan import Plan
 
 _ROWS_PER_TASK = 200
 # Folders that machines do not share as a rule.
@@ -63,11 +63,11 @@ def _configuration(check: Check, run: Run, config: Mapping[str, Any], cluster: C
             model=info,
         )
     )
-    errors = [str(finding) for finding in findings if finding.severity == "error"]
+    errors = [str(finding) for finding in findings if not finding.passed]
     if errors:
-        fail(check, "\n".join(errors))
+        check.fail("\n".join(errors))
     else:
-        check.detail = f"{len(config)} keys, {len(findings)} warnings"
+        check.answer = f"{len(config)} keys, {len(findings)} warnings"
 
 
 def _plugins(check: Check, config: Mapping[str, Any]) -> None:
@@ -77,12 +77,12 @@ def _plugins(check: Check, config: Mapping[str, Any]) -> None:
         try:
             getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
-            fail(check, f"{name} cannot be imported ({error}); Axolotl would train without it")
+            check.fail(f"{name} cannot be imported ({error}); Axolotl would train without it")
             return
     if not any(name.startswith("multitask.") for name in names):
-        fail(check, "multitask's plugin is not among `plugins`; Axolotl would train without it")
+        check.fail("multitask's plugin is not among `plugins`; Axolotl would train without it")
         return
-    check.detail = ", ".join(name.rsplit(".", 1)[-1] for name in names)
+    check.answer = ", ".join(name.rsplit(".", 1)[-1] for name in names)
 
 
 def _scripts(check: Check, run: Run) -> None:
@@ -92,26 +92,25 @@ def _scripts(check: Check, run: Run) -> None:
             ["bash", "-n", str(script)], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            fail(check, done.stderr.strip())
+            check.fail(done.stderr.strip())
             return
     if scripts:
-        check.detail = ", ".join(script.name for script in scripts)
+        check.answer = ", ".join(script.name for script in scripts)
     else:
-        fail(check, f"there are none in {run.launch}")
+        check.fail(f"there are none in {run.launch}")
 
 
 def _output(check: Check, run: Run, config: Mapping[str, Any], cluster: Cluster) -> None:
     path = Path(str(config.get("output_dir", "")))
     if not path.is_absolute() or run.root.resolve() in path.parents:
-        check.detail = f"{path}, inside the run directory"
+        check.answer = f"{path}, inside the run directory"
     elif cluster.nodes > 1 and str(path).startswith(_LOCAL):
-        fail(
-            check,
+        check.fail(
             f"output_dir is {path}, which is another folder on each of {cluster.nodes} nodes; "
             "each would keep only its own shards. Use a path inside the run directory",
         )
     else:
-        check.detail = f"{path}; see that all nodes have it"
+        check.answer = f"{path}; see that all nodes have it"
 
 
 def _batch(check: Check, run: Run, config: Mapping[str, Any], cluster: Cluster) -> None:
@@ -119,15 +118,14 @@ def _batch(check: Check, run: Run, config: Mapping[str, Any], cluster: Cluster) 
     accumulation = int(config.get("gradient_accumulation_steps") or 1)
     size = micro * accumulation * cluster.world_size
     rows = sum(1 for _ in iterate_rows(run.split("train")))
-    check.detail = f"{cluster.world_size} x {micro} x {accumulation} = {size} sequences per step"
+    check.answer = f"{cluster.world_size} x {micro} x {accumulation} = {size} sequences per step"
     if config.get("sample_packing"):
         return
     if rows < size:
-        fail(check, f"{check.detail}, but there are {rows} rows: not one step is whole")
+        check.fail(f"{check.answer}, but there are {rows} rows: not one step is whole")
     elif (rows % size) / rows > 0.05:
-        fail(
-            check,
-            f"{check.detail} leave {rows % size} of {rows} rows out of every epoch "
+        check.fail(
+            f"{check.answer} leave {rows % size} of {rows} rows out of every epoch "
             f"({(rows % size) / rows:.0%}); use a batch that divides the rows more evenly",
         )
 
@@ -145,9 +143,9 @@ def _template(check: Check, run: Run, tokenizer: Any) -> None:
         encoded = encoder.encode(prompt, [answer])
         text = tokenizer.decode(encoded.answers[0])
         if answer.strip() not in text:
-            fail(check, f"the answer {answer!r} of {row['id']} comes out as {text!r}")
+            check.fail(f"the answer {answer!r} of {row['id']} comes out as {text!r}")
             return
-    check.detail = ", ".join(seen)
+    check.answer = ", ".join(seen)
 
 
 def _answers(check: Check, run: Run, config: Mapping[str, Any], tokenizer: Any) -> None:
@@ -164,8 +162,8 @@ def _answers(check: Check, run: Run, config: Mapping[str, Any], tokenizer: Any) 
     shares = {task: sum(n > limit for n in ns) / len(ns) for task, ns in lengths.items()}
     gone = [task for task, share in shares.items() if share == 1.0]
     if gone:
-        fail(check, f"every row of {', '.join(gone)} is longer than {limit} tokens and is dropped")
+        check.fail(f"every row of {', '.join(gone)} is longer than {limit} tokens and is dropped")
         return
     longest = max(max(ns) for ns in lengths.values())
     some = ", ".join(f"{share:.0%} of {task} dropped" for task, share in shares.items() if share)
-    check.detail = f"longest of {limit}: {longest}" + (f"; {some}" if some else "")
+    check.answer = f"longest of {limit}: {longest}" + (f"; {some}" if some else "")

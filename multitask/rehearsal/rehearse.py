@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multitask.checks import Check, CheckFailedError, Checklist
 from multitask.cluster import Cluster, load_cluster
 from multitask.errors import InputError
 from multitask.files import read_mapping
@@ -24,7 +25,6 @@ from multitask.rehearsal.after import (
     probe_file,
 )
 from multitask.rehearsal.before import check_files
-from multitask.rehearsal.checklist import Check, CheckFailedError, Checklist, fail
 from multitask.rehearsal.faults import Fault
 from multitask.rehearsal.forkserver import Forkserver
 from multitask.rehearsal.layout import follow_layout, layout
@@ -140,7 +140,7 @@ class _Rehearsing:
                 result.changes.append(
                     Change("time without a step", f"{Options().stall:.0f} s", now, why)
                 )
-            check.detail = str(next(c.now for c in result.changes if c.key == "model"))
+            check.answer = str(next(c.now for c in result.changes if c.key == "model"))
 
     def _files(self) -> None:
         from transformers import AutoTokenizer
@@ -177,19 +177,19 @@ class _Rehearsing:
         with self._machines(self.calm, network, probe=probe_file(self.calm)) as machines:
             with result.checks.check("all ranks meet, train and save", needed=True) as check:
                 machines.run()
-                check.detail = f"{ranks} ranks, {machines.seconds:.0f} s"
+                check.answer = f"{ranks} ranks, {machines.seconds:.0f} s"
             with result.checks.check("no process is left") as check:
                 if machines.left():
-                    fail(check, f"still running: {machines.left()}")
+                    check.fail(f"still running: {machines.left()}")
         with result.checks.check("every step has a finite loss") as check:
             losses = losses_by_step(self.calm)
             result.losses["undisturbed"] = losses
             values = [float(loss) for loss in losses.values()]
             if values:
-                check.detail = f"{len(values)} steps, from {values[0]:.4f} to {values[-1]:.4f}"
+                check.answer = f"{len(values)} steps, from {values[0]:.4f} to {values[-1]:.4f}"
             missing = [step for step in range(1, self.sizes.steps + 1) if step not in losses]
             if missing or not all(map(math.isfinite, values)):
-                fail(check, f"steps without a finite loss: {missing or losses}")
+                check.fail(f"steps without a finite loss: {missing or losses}")
         check_checkpoints(result.checks, self.calm, self.config, ranks=ranks, sizes=self.sizes)
         check_probe(result.checks, self.calm, ranks=ranks)
 
@@ -210,14 +210,13 @@ class _Rehearsing:
         with machines, result.checks.check(f"the run survives: {named}") as check:
             machines.run()
             result.lost = steps_lost(rough)
-            check.detail = (
+            check.answer = (
                 f"{len(result.lost)} restart{'s' * (len(result.lost) != 1)}, "
                 f"steps trained again: {sum(result.lost)}, {machines.seconds:.0f} s"
             )
             missing = [fault.name for fault in faults if not fault.happened(root / "faults")]
             if missing:
-                fail(
-                    check,
+                check.fail(
                     f"did not happen: {', '.join(missing)}; is the step within the rehearsal?",
                 )
         with result.checks.check("losses after the resume are those of the undisturbed run") as c:
@@ -225,6 +224,6 @@ class _Rehearsing:
             calm = result.losses["undisturbed"]
             result.losses["disturbed"] = losses
             other = [step for step, loss in calm.items() if losses.get(step) != loss]
-            c.detail = f"{len(losses)} steps equal, digit by digit"
+            c.answer = f"{len(losses)} steps equal, digit by digit"
             if other or not losses:
-                fail(c, f"they differ: {[(step, calm[step], losses.get(step)) for step in other]}")
+                c.fail(f"they differ: {[(step, calm[step], losses.get(step)) for step in other]}")

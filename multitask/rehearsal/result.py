@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from multitask.checks import Checklist
 from multitask.rehearsal.adapt import Change
-from multitask.rehearsal.checklist import Checklist
 from multitask.rehearsal.faults import Fault
 from multitask.run import Run
 
@@ -69,7 +69,15 @@ class Rehearsal:
             "nodes": self.nodes,
             "procs": self.procs,
             "seconds": round(self.seconds, 1),
-            "checks": [check.record() for check in self.checks.checks],
+            "checks": [
+                {
+                    "name": check.question,
+                    "passed": check.passed,
+                    "detail": check.answer,
+                    "seconds": round(check.seconds, 2),
+                }
+                for check in self.checks.checks
+            ],
             "changes": [change.record() for change in self.changes],
             "not_proven": not_proven(self.changes),
             "faults": self.faults,

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from multitask.checks import Check
 from multitask.errors import InputError, MultitaskError, did_you_mean
-from multitask.runners.finding import Finding
 
 STAGES = (1, 2, 3)
 
@@ -92,7 +92,7 @@ def require_deepspeed(config: Mapping[str, Any]) -> None:
         )
 
 
-def check_deepspeed(path: Path, config: dict[str, Any], *, world_size: int) -> list[Finding]:
+def check_deepspeed(path: Path, config: dict[str, Any], *, world_size: int) -> list[Check]:
     """Read a file as the training will: filled by transformers, judged by DeepSpeed.
 
     Runs in a process of its own without GPU and without building DeepSpeed's kernels.
@@ -112,7 +112,7 @@ def check_deepspeed(path: Path, config: dict[str, Any], *, world_size: int) -> l
     question: dict[str, Any] = {name: config.get(name) for name in _FILLED_FROM}
     (problems,) = _ask([question | {"path": str(path), "world_size": world_size}])
     return [
-        Finding(found["what"], f"{path.name}: {found['where']}".removesuffix(": "), found["fix"])
+        Check(found["what"], f"{path.name}: {found['where']}".removesuffix(": "), found["fix"])
         for found in problems
     ]
 

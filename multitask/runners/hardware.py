@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from multitask.cluster import Sharding
 from multitask.estimate import save_seconds
 from multitask.planning.setup import Setup
-from multitask.runners.plan import LORA_KERNELS
+from multitask.runners.axolotl.plan import LORA_KERNELS
 
 # Seconds that a collective may take besides a save.
 _LEAST_PATIENCE = 900.0

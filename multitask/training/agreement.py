@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from multitask.checks import Check
 from multitask.run import Run
 
 PACKAGES = ("multitask", "axolotl", "torch", "transformers", "accelerate", "peft")
@@ -94,7 +95,7 @@ def count_gpus(environ: Mapping[str, str] | None = None) -> int:
     return min(there, len([one for one in chosen.split(",") if one.strip() not in ("", "-1")]))
 
 
-def find_differences(facts: Mapping[int, NodeFacts], needs: Needs) -> list[str]:
+def find_differences(facts: Mapping[int, NodeFacts], needs: Needs) -> list[Check]:
     """Compare the nodes with each other and with what the run needs.
 
     Args:
@@ -102,30 +103,45 @@ def find_differences(facts: Mapping[int, NodeFacts], needs: Needs) -> list[str]:
         needs: What the run needs.
 
     Returns:
-        What is wrong, each with its nodes and the remedy; empty where training can begin.
+        What is wrong; empty where training can begin.
     """
     problems = []
+    every = "all nodes"
     found = _grouped({node: one.run for node, one in facts.items()})
     if len(found) > 1:
         each = "; ".join(f"{run[:12]} on node {_list(nodes)}" for run, nodes in found.items())
         problems.append(
-            f"the run's files differ: {each}; mount one volume on all nodes, or copy the run again"
+            Check(
+                f"the run's files differ: {each}",
+                every,
+                "mount one volume on all nodes, or copy the run again",
+            )
         )
     for name in PACKAGES:
         found = _grouped({node: one.versions.get(name, "none") for node, one in facts.items()})
         if len(found) > 1:
             each = "; ".join(f"{text} on node {_list(nodes)}" for text, nodes in found.items())
-            problems.append(f"{name} differs: {each}; start all nodes from one image")
+            problems.append(
+                Check(f"{name} differs: {each}", every, "start all nodes from one image")
+            )
     for node, one in sorted(facts.items()):
         if needs.gpus is not None and one.gpus != needs.gpus:
             problems.append(
-                f"node {node} has {one.gpus} GPUs, and the run was built for {needs.gpus} a node; "
-                "replace the node, or build the run for this cluster"
+                Check(
+                    f"node {node} has {one.gpus} GPUs, and the run was built for "
+                    f"{needs.gpus} a node",
+                    f"node {node}",
+                    "replace the node, or build the run for this cluster",
+                )
             )
         if needs.checkpoint_gb is not None and one.free_gb < 2 * needs.checkpoint_gb:
             problems.append(
-                f"node {node} has {one.free_gb:.1f} GB free for the run, and two checkpoints take "
-                f"{2 * needs.checkpoint_gb:.1f} GB; make room, or take a larger volume"
+                Check(
+                    f"node {node} has {one.free_gb:.1f} GB free for the run, and two checkpoints "
+                    f"take {2 * needs.checkpoint_gb:.1f} GB",
+                    f"node {node}",
+                    "make room, or take a larger volume",
+                )
             )
     return problems
 

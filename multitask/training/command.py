@@ -9,7 +9,7 @@ from pathlib import Path
 from multitask.cluster import Cluster
 from multitask.quiet import set_library_variables
 from multitask.run import Run
-from multitask.runners.accelerate import TRAIN_MODULE
+from multitask.runners.launch import TRAIN_MODULE
 from multitask.training.attempts import ATTEMPT, NODE, Attempt
 from multitask.training.nodes import Nodes, network_variables, node_environment
 

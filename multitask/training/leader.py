@@ -123,7 +123,8 @@ class Leader:
         facts = {node: one for node, one in told.items() if one is not None}
         problems = find_differences(facts, self.needs)
         if problems:
-            raise InputError("the nodes cannot train together:\n- " + "\n- ".join(problems))
+            listed = "\n".join(f"- {check.answer}; {check.remedy}" for check in problems)
+            raise InputError(f"the nodes cannot train together:\n{listed}")
 
     def _others(self, number: int, hurried: Callable[[], bool]) -> list[NodeReport]:
         reports = []

@@ -11,7 +11,7 @@ from multitask.errors import InputError
 from multitask.evaluation.models import store_digests
 from multitask.files import read_mapping
 from multitask.run import Run
-from multitask.runners.axolotl import PLUGIN
+from multitask.runners.axolotl.file import PLUGIN
 from multitask.runners.deepspeed import require_deepspeed
 from multitask.spec import Spec, load_spec
 from multitask.training.agreement import Needs
@@ -93,7 +93,7 @@ def _needs(run: Run, spec: Spec, cluster: Cluster) -> Needs:
 
 
 def _require_axolotl() -> None:
-    from multitask.runners.validate import axolotl_installed
+    from multitask.runners.axolotl.validate import axolotl_installed
 
     if not axolotl_installed():
         raise InputError(

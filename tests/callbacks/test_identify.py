@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from datasets import Dataset  # noqa: E402
 
 from multitask.callbacks.identify import BatchReader, SampleTable  # noqa: E402
-from multitask.runners.validate import axolotl_installed  # noqa: E402
+from multitask.runners.axolotl.validate import axolotl_installed  # noqa: E402
 
 needs_axolotl = pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed")
 

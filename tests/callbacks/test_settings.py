@@ -13,9 +13,9 @@ from multitask.cluster import load_cluster
 from multitask.errors import InputError
 from multitask.models import model_info
 from multitask.planning.decide import decide
-from multitask.runners.axolotl import AxolotlFile, axolotl_file
-from multitask.runners.schema import check_schema
-from multitask.runners.validate import AxolotlValidator, axolotl_installed
+from multitask.runners.axolotl.file import AxolotlFile, axolotl_file
+from multitask.runners.axolotl.schema import check_schema
+from multitask.runners.axolotl.validate import AxolotlValidator, axolotl_installed
 from multitask.spec import Spec, load_spec
 from multitask.training_spec import PluginSettings
 
@@ -81,10 +81,10 @@ def test_wrong_settings_are_refused(write_spec: WriteSpec, change: dict[str, Any
 
 def test_a_wrong_key_in_the_section_is_found_without_axolotl() -> None:
     config = _file().config
-    assert not [f for f in check_schema(config) if f.where.startswith("multitask")]
+    assert not [f for f in check_schema(config) if f.place.startswith("multitask")]
     config["multitask"]["evaluation"]["rows"] = 5
-    (finding,) = (f for f in check_schema(config) if f.where.startswith("multitask"))
-    assert finding.where == "multitask.evaluation.rows"
+    (finding,) = (f for f in check_schema(config) if f.place.startswith("multitask"))
+    assert finding.place == "multitask.evaluation.rows"
 
 
 @pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed")

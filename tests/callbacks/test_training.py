@@ -12,7 +12,7 @@ import yaml
 
 from multitask.data.readers import read_rows
 from multitask.run import Run
-from multitask.runners.validate import axolotl_installed
+from multitask.runners.axolotl.validate import axolotl_installed
 from multitask.tasks import Task, task_from_record
 from tests.callbacks.trainings import TASKS, build, lines, start
 

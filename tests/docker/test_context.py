@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from multitask.runners.kernels import REPOSITORY
+from multitask.runners.axolotl.kernels import REPOSITORY
 from tests.docker.dockerfile import DOCKERFILE, ROOT, arguments, copied, of
 
 INSTALLED = ("pyproject.toml", "README.md", "LICENSE", "multitask", "templates", "configs")
@@ -79,7 +79,7 @@ def test_the_kernel_of_the_image_is_found_outside_the_volume() -> None:
     repository, folder = variables["LOCAL_KERNELS"].split("=")
     assert repository == REPOSITORY
     assert not folder.startswith("/workspace")
-    assert of("RUN")[1].text.endswith(f"-m multitask.runners.kernels fetch {folder}")
+    assert of("RUN")[1].text.endswith(f"-m multitask.runners.axolotl.kernels fetch {folder}")
     assert variables["BASH_ENV"] == "/opt/multitask/bin/environment.sh"
 
 

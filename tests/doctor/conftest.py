@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from multitask.build import build_config
-from multitask.doctor import Check
+from multitask.checks import Check, judged
 from multitask.run import Run
 from multitask.spec import Spec
 
@@ -27,6 +27,8 @@ _VARIABLES = (
     "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "WANDB_API_KEY",
     "WANDB_MODE", "HF_ENDPOINT",
 )  # fmt: skip
+
+_KEYS = ("group", "name", "state", "found", "fix")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Told:
 
     def check(self, name: str) -> Check:
         """The one check of a name."""
-        found = [Check(**c) for c in self.record["checks"] if c["name"] == name]
+        found = [
+            judged(*(c[key] for key in _KEYS)) for c in self.record["checks"] if c["name"] == name
+        ]
         assert len(found) == 1, f"{name}: {found}"
         return found[0]
 
@@ -113,6 +117,6 @@ def built(_built: Run, tmp_path: Path) -> Run:
 
 def named(checks: list[Check], name: str) -> Check:
     """The one check of a name."""
-    found = [check for check in checks if check.name == name]
+    found = [check for check in checks if check.question == name]
     assert len(found) == 1, checks
     return found[0]

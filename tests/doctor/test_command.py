@@ -28,8 +28,8 @@ def test_warnings_alone_end_with_0(doctor: Doctor, tmp_path: Path) -> None:
     spec.write_text("model: Qwen/Qwen3-0.6B\ntasks: [text_claims]\nsample: true\n")
     # No GPUs, whatever the tests run on: it is a machine on which runs are planned.
     told = doctor(spec, PATH=str(Path(sys.executable).parent))
-    assert told.check("model").state == "warning"
-    assert told.check("for this run").state == "warning"
+    assert told.check("model").severity == "warning"
+    assert told.check("for this run").severity == "warning"
     assert (told.code, told.record["problems"]) == (0, 0)
 
 
@@ -85,20 +85,23 @@ def test_a_spec_that_does_not_fit_is_a_problem_of_its_own(doctor: Doctor, tmp_pa
         "method: full\ncluster: 1x24gb\n"
     )
     told = doctor(spec)
-    assert told.check("memory of a GPU").state == "problem"
-    assert "of a GPU's 24 GB" in told.check("memory of a GPU").found
+    assert told.check("memory of a GPU").severity == "problem"
+    assert "of a GPU's 24 GB" in told.check("memory of a GPU").answer
 
 
 def test_a_choice_that_excludes_another_is_told_with_its_remedy(
     doctor: Doctor, write_spec: Callable[..., Path]
 ) -> None:
     check = doctor(write_spec(method="lora-8-bit")).check("spec")
-    assert check.state == "problem"
-    assert check.fix == "did you mean 'lora-8bit'?"
+    assert check.severity == "problem"
+    assert check.remedy == "did you mean 'lora-8bit'?"
 
 
 def test_the_memory_of_a_model_that_nobody_knows_is_not_known(
     doctor: Doctor, write_spec: Callable[..., Path]
 ) -> None:
     check = doctor(write_spec(cluster="1x24gb")).check("memory of a GPU")
-    assert (check.state, check.found) == ("warning", "not known, since the model's sizes are not")
+    assert (check.severity, check.answer) == (
+        "warning",
+        "not known, since the model's sizes are not",
+    )

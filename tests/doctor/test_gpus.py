@@ -55,14 +55,14 @@ def test_what_a_broken_driver_says_is_a_problem(
     words = "Failed to initialize NVML: Driver/library version mismatch"
     stand_in(tmp_path, f'echo "{words}"; exit 18', monkeypatch)
     (check,) = gpu_checks(find_gpus(), THREE_BY_FOUR, {}, "12.8")
-    assert (check.state, check.found) == ("problem", f"nvidia-smi: {words}")
+    assert (check.severity, check.answer) == ("problem", f"nvidia-smi: {words}")
 
 
 def test_a_driver_that_hangs_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "_SECONDS", 0.3)
     stand_in(tmp_path, "sleep 600", monkeypatch)
     (check,) = gpu_checks(find_gpus(), Subject(), {}, None)
-    assert (check.state, check.found) == ("problem", "nvidia-smi gives no answer in 0.3 s")
+    assert (check.severity, check.answer) == ("problem", "nvidia-smi gives no answer in 0.3 s")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_hidden_gpus_do_not_count(chosen: str | None, count: int) -> None:
 
 def test_the_planned_gpus_are_ok() -> None:
     checks = gpu_checks(FOUR, THREE_BY_FOUR, {}, "12.8")
-    assert {check.state for check in checks} == {"ok"}
+    assert {check.severity for check in checks} == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -93,22 +93,22 @@ def test_other_gpus_than_planned_are_a_problem(
     found: Gpus, environment: dict[str, str], words: str
 ) -> None:
     check = named(gpu_checks(found, THREE_BY_FOUR, environment, "12.8"), "for this run")
-    assert check.state == "problem"
-    assert words in check.found
+    assert check.severity == "problem"
+    assert words in check.answer
 
 
 def test_without_gpus_a_run_for_gpus_can_be_planned_here() -> None:
-    assert named(gpu_checks(Gpus(), THREE_BY_FOUR, {}, None), "for this run").state == "warning"
+    assert named(gpu_checks(Gpus(), THREE_BY_FOUR, {}, None), "for this run").severity == "warning"
 
 
 def test_without_gpus_a_run_for_a_cpu_is_fine() -> None:
-    assert {check.state for check in gpu_checks(Gpus(), ON_CPU, {}, None)} == {"ok"}
+    assert {check.severity for check in gpu_checks(Gpus(), ON_CPU, {}, None)} == {"ok"}
 
 
 def test_gpus_that_are_paid_for_and_not_used_are_worth_a_warning() -> None:
     eight = Gpus((A100,) * 8, "580", "13.0")
     check = named(gpu_checks(eight, THREE_BY_FOUR, {}, "12.8"), "for this run")
-    assert (check.state, check.found) == ("warning", "it uses 4 of 8")
+    assert (check.severity, check.answer) == ("warning", "it uses 4 of 8")
 
 
 @pytest.mark.parametrize(
@@ -120,11 +120,11 @@ def test_the_driver_must_run_what_torch_is_built_for(
     cuda: str, torch_cuda: str | None, state: str
 ) -> None:
     found = Gpus((A100,), "1", cuda)
-    assert named(gpu_checks(found, Subject(), {}, torch_cuda), "driver").state == state
+    assert named(gpu_checks(found, Subject(), {}, torch_cuda), "driver").severity == state
 
 
 def test_a_gpu_in_use_or_with_memory_errors_is_named() -> None:
     found = Gpus((A100, Gpu("A100", 85.9, 40, "sm_80"), Gpu("A100", 85.9, memory_errors=3)))
     checks = gpu_checks(found, Subject(), {}, "12.8")
-    assert named(checks, "GPU 1").found == "40 of 86 GB are in use"
-    assert named(checks, "GPU 2").state == "problem"
+    assert named(checks, "GPU 1").answer == "40 of 86 GB are in use"
+    assert named(checks, "GPU 2").severity == "problem"

@@ -41,9 +41,9 @@ def ask(doctor: Doctor, tmp_path: Path) -> Callable[..., Told]:
 def test_a_login_with_access_is_ok(hub: UploadHub, ask: Callable[..., Told]) -> None:
     hub.repos |= {LLAMA: Repo(), PLACE: Repo()}
     told = ask(hub.url)
-    assert told.check("Hugging Face login").found == "as alice, write token"
-    assert told.check("model").state == "ok"
-    assert told.check("data of banking77").state == "ok"
+    assert told.check("Hugging Face login").answer == "as alice, write token"
+    assert told.check("model").severity == "ok"
+    assert told.check("data of banking77").severity == "ok"
     assert TOKEN not in json.dumps(told.record)
 
 
@@ -51,17 +51,17 @@ def test_a_token_that_the_hub_does_not_know_is_a_problem(
     hub: UploadHub, ask: Callable[..., Told]
 ) -> None:
     check = ask(hub.url, token="hf_wrong").check("Hugging Face login")
-    assert check.state == "problem"
-    assert "does not accept the login (401)" in check.found
-    assert "renew HF_TOKEN" in check.fix
+    assert check.severity == "problem"
+    assert "does not accept the login (401)" in check.answer
+    assert "renew HF_TOKEN" in check.remedy
 
 
 def test_a_gated_model_names_the_page_to_visit(hub: UploadHub, ask: Callable[..., Told]) -> None:
     hub.gated.add(LLAMA)
     check = ask(hub.url).check("model")
-    assert check.state == "problem"
-    assert check.found.startswith(f"https://huggingface.co/{LLAMA}: ")
-    assert "accept its conditions" in check.fix
+    assert check.severity == "problem"
+    assert check.answer.startswith(f"https://huggingface.co/{LLAMA}: ")
+    assert "accept its conditions" in check.remedy
 
 
 def test_a_gated_dataset_is_a_problem_once_no_place_gives_it(
@@ -69,36 +69,36 @@ def test_a_gated_dataset_is_a_problem_once_no_place_gives_it(
 ) -> None:
     hub.gated |= {PLACE}
     check = ask(hub.url).check("data of banking77")
-    assert (check.state, "gated or private" in check.found) == ("problem", True)
+    assert (check.severity, "gated or private" in check.answer) == ("problem", True)
 
 
 def test_a_model_that_is_not_there_is_a_problem(hub: UploadHub, ask: Callable[..., Told]) -> None:
     check = ask(hub.url).check("model")
-    assert check.state == "problem"
-    assert f"no model {LLAMA}" in check.found
+    assert check.severity == "problem"
+    assert f"no model {LLAMA}" in check.answer
 
 
 def test_a_gated_model_without_a_token_is_a_problem(
     hub: UploadHub, ask: Callable[..., Told]
 ) -> None:
     check = ask(hub.url, token="").check("Hugging Face login")
-    assert (check.state, check.found) == ("problem", "no token, and the model is gated")
+    assert (check.severity, check.answer) == ("problem", "no token, and the model is gated")
 
 
 def test_right_to_push_is_asked_before_the_training(
     hub: UploadHub, ask: Callable[..., Told]
 ) -> None:
     told = ask(hub.url, more="hub: {repo: nobody/model}\n")
-    assert told.check("push").state == "warning"
-    assert "alice is no member of nobody" in told.check("push").found
+    assert told.check("push").severity == "warning"
+    assert "alice is no member of nobody" in told.check("push").answer
 
 
 def test_a_hub_that_answers_nothing_leaves_it_unchecked(ask: Callable[..., Told]) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
         told = ask(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=0.5)
     for name in ("Hugging Face login", "model", "data of banking77"):
-        assert told.check(name).state == "warning"
-        assert "no answer in 0.5 s" in told.check(name).found
+        assert told.check(name).severity == "warning"
+        assert "no answer in 0.5 s" in told.check(name).answer
 
 
 def test_without_a_network_it_is_not_checked(ask: Callable[..., Told]) -> None:
@@ -106,11 +106,11 @@ def test_without_a_network_it_is_not_checked(ask: Callable[..., Told]) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     told = ask(f"http://127.0.0.1:{port}")
-    assert told.check("Hugging Face login").found == (
+    assert told.check("Hugging Face login").answer == (
         "a token is there; not checked (the Hub cannot be reached: ConnectError)"
     )
-    assert told.check("model").state == "warning"
-    assert told.check("data of banking77").found.startswith("not checked: ")
+    assert told.check("model").severity == "warning"
+    assert told.check("data of banking77").answer.startswith("not checked: ")
 
 
 def test_a_hub_in_trouble_is_no_fault_of_the_login(
@@ -118,23 +118,23 @@ def test_a_hub_in_trouble_is_no_fault_of_the_login(
 ) -> None:
     hub.fail = {"whoami": [503]}
     check = ask(hub.url).check("Hugging Face login")
-    assert (check.state, "the Hub answers 503" in check.found) == ("warning", True)
+    assert (check.severity, "the Hub answers 503" in check.answer) == ("warning", True)
 
 
 def test_offline_mode_without_the_model_is_a_problem_where_it_trains(
     ask: Callable[..., Told],
 ) -> None:
     check = ask("http://127.0.0.1:9", HF_HUB_OFFLINE="1", NODE_RANK="0").check("model")
-    assert check.state == "problem"
-    assert f"hf download {LLAMA}" in check.fix
+    assert check.severity == "problem"
+    assert f"hf download {LLAMA}" in check.remedy
 
 
 def test_weights_in_the_cache_need_no_access(ask: Callable[..., Told], tmp_path: Path) -> None:
     cached(tmp_path / "hf" / "hub", ("config.json", "model.safetensors"))
     told = ask("http://127.0.0.1:9", HF_HUB_OFFLINE="1")
-    assert told.check("model").state == "ok"
-    assert "in this machine's cache" in told.check("model").found
-    assert "Hub cache" not in told.check("disk").found
+    assert told.check("model").severity == "ok"
+    assert "in this machine's cache" in told.check("model").answer
+    assert "Hub cache" not in told.check("disk").answer
 
 
 def test_a_cached_config_alone_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +187,9 @@ def test_wandb_has_a_login_where_the_spec_tracks(
     pytest.importorskip("wandb")
     (tmp_path / "spec.yaml").write_text(TRACKED)
     check = doctor(tmp_path / "spec.yaml", **environment).check("Weights & Biases")
-    assert check.state == state
-    assert words in check.found
+    assert check.severity == state
+    assert words in check.answer
 
 
 def test_wandb_is_not_asked_for_where_nothing_is_tracked(doctor: Doctor) -> None:
-    assert doctor().check("Weights & Biases").state == "ok"
+    assert doctor().check("Weights & Biases").severity == "ok"

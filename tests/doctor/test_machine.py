@@ -74,8 +74,8 @@ def test_a_disk_that_cannot_be_written_is_a_problem(
     (tmp_path / "spec.yaml").write_text(SPEC)
     (tmp_path / "runs").symlink_to(disk)
     check = doctor(tmp_path / "spec.yaml").check("run directory")
-    assert check.state == "problem"
-    assert "Read-only file system" in check.found
+    assert check.severity == "problem"
+    assert "Read-only file system" in check.answer
 
 
 def test_the_shared_memory_that_docker_gives_is_too_small_for_several_gpus(
@@ -88,16 +88,16 @@ def test_the_shared_memory_that_docker_gives_is_too_small_for_several_gpus(
     (tmp_path / "spec.yaml").write_text(SPEC)
     told = doctor(tmp_path / "spec.yaml", prefix=(*own, f'{small} && exec "$0" "$@"'))
     check = told.check("/dev/shm")
-    assert (check.state, check.found.split(":")[0]) == ("problem", "64 MiB")
-    assert "--shm-size" in check.fix
+    assert (check.severity, check.answer.split(":")[0]) == ("problem", "64 MiB")
+    assert "--shm-size" in check.remedy
 
 
 def test_few_open_files_are_worth_a_warning(doctor: Doctor, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SPEC)
     told = doctor(tmp_path / "spec.yaml", prefix=("sh", "-c", 'ulimit -Sn 512 && exec "$0" "$@"'))
     check = told.check("open files")
-    assert check.state == "warning"
-    assert check.fix.startswith("ulimit -n 4096")
+    assert check.severity == "warning"
+    assert check.remedy.startswith("ulimit -n 4096")
 
 
 def test_main_memory_is_at_most_the_machine_s() -> None:

@@ -24,10 +24,10 @@ def test_without_the_train_extra_a_machine_that_trains_has_a_problem(
 ) -> None:
     python, _ = environment_without("axolotl", "peft")
     told = doctor(cpu_spec, python=python)
-    assert told.check("axolotl").state == "problem"
-    assert told.check("axolotl").found == "not installed; a part of the `train` extra"
-    assert "multitask[train]" in told.check("peft").fix
-    assert "Axolotl is not installed" in told.check("plugin").found
+    assert told.check("axolotl").severity == "problem"
+    assert told.check("axolotl").answer == "not installed; a part of the `train` extra"
+    assert "multitask[train]" in told.check("peft").remedy
+    assert "Axolotl is not installed" in told.check("plugin").answer
     assert told.code == 1
 
 
@@ -37,7 +37,7 @@ def test_without_it_runs_can_still_be_planned(
     python, _ = environment_without("axolotl")
     (tmp_path / "spec.yaml").write_text(CPU_SPEC.replace("cpu", "1x1-a100-80gb"))
     told = doctor(tmp_path / "spec.yaml", python=python, PATH="/nowhere")
-    assert told.check("axolotl").state == "warning"
+    assert told.check("axolotl").severity == "warning"
 
 
 def test_another_version_than_axolotl_pins_is_a_problem(
@@ -49,9 +49,9 @@ def test_another_version_than_axolotl_pins_is_a_problem(
     old.mkdir()
     (old / "METADATA").write_text("Metadata-Version: 2.1\nName: peft\nVersion: 0.1.0\n")
     check = doctor(cpu_spec, python=python).check("peft")
-    assert check.state == "problem"
-    assert check.found.startswith("0.1.0, and axolotl needs ==")
-    assert check.fix.startswith("pip install 'peft==")
+    assert check.severity == "problem"
+    assert check.answer.startswith("0.1.0, and axolotl needs ==")
+    assert check.remedy.startswith("pip install 'peft==")
 
 
 def test_a_missing_package_of_our_own_is_a_problem_in_the_common_line(
@@ -59,8 +59,8 @@ def test_a_missing_package_of_our_own_is_a_problem_in_the_common_line(
 ) -> None:
     python, _ = environment_without("datasketch")
     check = doctor(python=python).check("other packages")
-    assert check.state == "problem"
-    assert check.found.startswith("datasketch missing (multitask needs datasketch>=")
+    assert check.severity == "problem"
+    assert check.answer.startswith("datasketch missing (multitask needs datasketch>=")
 
 
 def test_what_training_does_not_need_may_be_missing(
@@ -68,8 +68,8 @@ def test_what_training_does_not_need_may_be_missing(
 ) -> None:
     python, _ = environment_without("deepspeed", "flash_attn")
     told = doctor(cpu_spec, python=python)
-    assert told.check("deepspeed").state == "ok"
-    assert told.check("flash-attn").state == "ok"
+    assert told.check("deepspeed").severity == "ok"
+    assert told.check("flash-attn").severity == "ok"
 
 
 def test_deepspeed_is_needed_where_the_spec_says_zero(
@@ -81,8 +81,8 @@ def test_deepspeed_is_needed_where_the_spec_says_zero(
     )
     told = doctor(tmp_path / "spec.yaml", python=python, NODE_RANK="0", MASTER_ADDR="127.0.0.1")
     check = told.check("deepspeed")
-    assert check.state == "problem"
-    assert "multitask[train,deepspeed]" in check.fix
+    assert check.severity == "problem"
+    assert "multitask[train,deepspeed]" in check.remedy
 
 
 def test_our_pins_are_those_of_the_project() -> None:

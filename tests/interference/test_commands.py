@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from multitask.run import Run
-from multitask.runners.validate import axolotl_installed
+from multitask.runners.axolotl.validate import axolotl_installed
 from multitask.toy import ToySize, write_toy_model
 from tests.interference.conftest import Runs
 from tests.toy_run import multitask

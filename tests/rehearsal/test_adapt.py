@@ -11,7 +11,7 @@ from multitask.models import model_info
 from multitask.planning.decide import decide
 from multitask.rehearsal.adapt import Sizes, adapted
 from multitask.resources import config_names
-from multitask.runners.axolotl import axolotl_file
+from multitask.runners.axolotl.file import axolotl_file
 from multitask.spec import Spec
 
 

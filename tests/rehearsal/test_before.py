@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from multitask.build import build_config
+from multitask.checks import Check, Checklist
 from multitask.cluster import load_cluster
 from multitask.rehearsal.before import check_files
-from multitask.rehearsal.checklist import Check, Checklist
 from multitask.run import Run
 from multitask.spec import Spec, load_spec
 from multitask.toy import train_tokenizer
@@ -45,7 +45,7 @@ def checked(run: Run, tokenizer: Any) -> Callable[..., dict[str, Check]]:
         config = yaml.safe_load(run.axolotl.read_text()) | (change or {})
         checks = Checklist()
         check_files(checks, run, config, cluster, by or tokenizer)
-        return {check.name: check for check in checks.checks}
+        return {check.question: check for check in checks.checks}
 
     return check
 
@@ -62,7 +62,7 @@ def test_a_full_state_dict_with_lora_is_caught(checked: Callable[..., dict[str, 
     fsdp = {"state_dict_type": "FULL_STATE_DICT", "offload_params": False}
     checks = checked({"fsdp_config": fsdp})
     assert _failed(checks) == ["configuration"]
-    assert "state_dict_type" in checks["configuration"].detail
+    assert "state_dict_type" in checks["configuration"].answer
 
 
 def test_checkpoints_that_cannot_be_resumed_are_caught(
@@ -70,7 +70,7 @@ def test_checkpoints_that_cannot_be_resumed_are_caught(
 ) -> None:
     checks = checked({"save_only_model": True})
     assert _failed(checks) == ["configuration"]
-    assert "save_only_model" in checks["configuration"].detail
+    assert "save_only_model" in checks["configuration"].answer
 
 
 def test_a_plugin_that_cannot_be_imported_is_caught(
@@ -78,7 +78,7 @@ def test_a_plugin_that_cannot_be_imported_is_caught(
 ) -> None:
     checks = checked({"plugins": ["multitask.plugin.MultitaskPlugin", "gone.away.Plugin"]})
     assert "plugins can be imported" in _failed(checks)
-    assert "gone.away.Plugin" in checks["plugins can be imported"].detail
+    assert "gone.away.Plugin" in checks["plugins can be imported"].answer
     assert "plugins can be imported" in _failed(checked({"plugins": []}))
 
 
@@ -88,18 +88,18 @@ def test_an_output_directory_of_each_node_s_own_is_caught(
     name = "output directory is shared by all nodes"
     checks = checked({"output_dir": "/tmp/model"})
     assert name in _failed(checks)
-    assert "another folder on each of 3 nodes" in checks[name].detail
+    assert "another folder on each of 3 nodes" in checks[name].answer
 
 
 def test_a_batch_that_drops_rows_is_caught(
     checked: Callable[..., dict[str, Check]], run: Run
 ) -> None:
     checks = checked({"sample_packing": False, "gradient_accumulation_steps": 50})
-    assert "not one step is whole" in checks["batch arithmetic"].detail
+    assert "not one step is whole" in checks["batch arithmetic"].answer
     rows = len(run.split("train").read_text().splitlines())
     most = max(range(1, rows // 12 + 1), key=lambda steps: rows % (12 * steps))
     checks = checked({"sample_packing": False, "gradient_accumulation_steps": most})
-    assert "out of every epoch" in checks["batch arithmetic"].detail
+    assert "out of every epoch" in checks["batch arithmetic"].answer
 
 
 def test_a_template_without_the_assistant_s_turn_is_caught(
@@ -120,7 +120,7 @@ def test_answers_that_sequence_len_cuts_off_are_caught(
     checked: Callable[..., dict[str, Check]],
 ) -> None:
     checks = checked({"sequence_len": 16})
-    detail = checks["answers fit into sequence_len"].detail
+    detail = checks["answers fit into sequence_len"].answer
     assert "every row of" in detail
     assert "commonsense_qa" in detail
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from multitask.checks import Check, Checklist
 from multitask.errors import InputError
 from multitask.models.adapter import load_adapter
 from multitask.rehearsal import after, probe
-from multitask.rehearsal.checklist import Check, Checklist
 from multitask.run import Run
 from tests.support.ranks import run_ranks
 
@@ -190,10 +190,10 @@ def test_widths_are_compared_with_the_estimate_s(
 ) -> None:
     held = dict(zip(("weights", "gradients", "optimizer"), widths, strict=True))
     for ranks in (1, 2):
-        check = Check("held", passed=True)
+        check = Check("", question="held", severity="ok")
         after._widths(check, config, held, ranks)
         assert check.passed is not bool(what)
-        assert what in check.detail
+        assert what in check.answer
 
 
 def test_what_ranks_found_becomes_checks(tmp_path: Path) -> None:
@@ -208,5 +208,5 @@ def test_what_ranks_found_becomes_checks(tmp_path: Path) -> None:
     checks = Checklist()
     after.check_probe(checks, run, ranks=4)
     assert [check.passed for check in checks.checks] == [False, True, False, True]
-    assert "lora_B 0.36" in checks.checks[0].detail
-    assert "16 of 84" in checks.checks[2].detail
+    assert "lora_B 0.36" in checks.checks[0].answer
+    assert "16 of 84" in checks.checks[2].answer

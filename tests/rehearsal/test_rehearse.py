@@ -18,7 +18,7 @@ import yaml
 from multitask.rehearsal import rehearse as module
 from multitask.rehearsal.result import Rehearsal, Wishes
 from multitask.run import Run
-from multitask.runners.validate import axolotl_installed
+from multitask.runners.axolotl.validate import axolotl_installed
 from tests.warm import WarmForks, multitask
 
 pytestmark = [
@@ -114,7 +114,7 @@ def test_a_wrong_layer_class_is_caught(tmp_path: Path, rehearsed: Callable[..., 
     text = run.axolotl.read_text().replace("LlamaDecoderLayer", "MistralDecoderLayer")
     run.axolotl.write_text(text)
     result = rehearsed(run, undisturbed_only=True)
-    failed = [check.detail for check in result.checks.checks if not check.passed]
+    failed = [check.answer for check in result.checks.checks if not check.passed]
     assert "MistralDecoderLayer" in str(failed)
     assert not result.passed
 

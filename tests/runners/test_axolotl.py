@@ -11,9 +11,9 @@ from multitask.cluster import load_cluster
 from multitask.errors import InputError
 from multitask.models import model_info
 from multitask.planning.decide import decide
-from multitask.runners.accelerate import accelerate_yaml
-from multitask.runners.axolotl import axolotl_file
-from multitask.runners.validate import axolotl_installed
+from multitask.runners.axolotl.file import axolotl_file
+from multitask.runners.axolotl.validate import axolotl_installed
+from multitask.runners.launch import accelerate_yaml
 from multitask.spec import Spec
 
 needs_axolotl = pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed")

@@ -94,8 +94,8 @@ def test_a_finding_names_the_file(
     """DeepSpeed's answer to it comes from the process that was asked above."""
     monkeypatch.setattr("multitask.runners.deepspeed._ask", lambda _: [answers["no-json"]])
     (finding,) = check_deepspeed(tmp_path / "deepspeed.json", _VALUES, world_size=12)
-    assert finding.where == "deepspeed.json"
-    assert finding.severity == "error"
+    assert finding.place == "deepspeed.json"
+    assert not finding.passed
 
 
 def test_only_stage_3_moves_parameters() -> None:

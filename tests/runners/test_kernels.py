@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from multitask.doctor.attention import kernel_check
-from multitask.runners.kernels import LOCAL, REPOSITORY, VERSION
+from multitask.doctor.packages import kernel_check
+from multitask.runners.axolotl.kernels import LOCAL, REPOSITORY, VERSION
 
 pytest.importorskip("kernels")
 
@@ -106,7 +106,7 @@ def _python(
     )
 
 
-_FETCH = ("-m", "multitask.runners.kernels", "fetch")
+_FETCH = ("-m", "multitask.runners.axolotl.kernels", "fetch")
 
 
 def test_a_cached_kernel_is_trained_with_without_a_network(hub: str, tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_doctor_asks_for_the_kernel_and_not_for_the_package(
         _python(tmp_path, *_FETCH, endpoint=hub, KERNELS_CACHE=str(tmp_path))
     monkeypatch.setenv("KERNELS_CACHE", str(tmp_path))
     check = kernel_check("software", "flash-attn", "problem", 1.0)
-    assert check.state == ("ok" if cached else "problem"), check
-    assert ("multitask.runners.kernels fetch" in check.fix) == (not cached)
+    assert check.severity == ("ok" if cached else "problem"), check
+    assert ("multitask.runners.axolotl.kernels fetch" in check.remedy) == (not cached)
 
 
 def test_it_is_the_kernel_that_axolotl_and_transformers_name() -> None:

@@ -14,8 +14,7 @@ import pytest
 
 from multitask.cluster import Cluster, load_cluster
 from multitask.resources import config_names
-from multitask.runners.accelerate import accelerate_yaml
-from multitask.runners.launch import launch_scripts
+from multitask.runners.launch import accelerate_yaml, launch_scripts
 from multitask.spec import Spec
 
 _BIN = Path(sys.executable).parent

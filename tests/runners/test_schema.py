@@ -12,21 +12,21 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multitask.checks import Check, refuse
 from multitask.errors import InputError
 from multitask.resources import config_names, load_config
-from multitask.runners.finding import Finding, refuse
-from multitask.runners.schema import REPLACED_BY, check_schema, schema_version
+from multitask.runners.axolotl.schema import REPLACED_BY, check_schema, schema_version
 
 _OURS = {"plugins": ["multitask.plugin.MultitaskPlugin"]}
 
 
-def _one(config: dict[str, Any]) -> Finding:
+def _one(config: dict[str, Any]) -> Check:
     (finding,) = check_schema(config)
     return finding
 
 
 def _snapshot() -> dict[str, Any]:
-    from multitask.runners.make_schema import SNAPSHOT
+    from multitask.runners.axolotl.make_schema import SNAPSHOT
 
     content: dict[str, Any] = json.loads(SNAPSHOT.read_text())
     return content
@@ -35,7 +35,7 @@ def _snapshot() -> dict[str, Any]:
 def test_the_snapshot_is_the_installed_axolotl_s() -> None:
     """After an upgrade of Axolotl, `make schema` writes it anew."""
     pytest.importorskip("axolotl")
-    from multitask.runners.make_schema import SNAPSHOT, make_schema, schema_text
+    from multitask.runners.axolotl.make_schema import SNAPSHOT, make_schema, schema_text
 
     assert SNAPSHOT.read_text() == schema_text(make_schema())
 
@@ -65,7 +65,7 @@ def test_values_are_judged_as_axolotl_s_types_judge_them() -> None:
                 accepted = True
             except ValidationError:
                 accepted = False
-            refused = [f for f in check_schema({key: value}) if "is no value" in f.what]
+            refused = [f for f in check_schema({key: value}) if "is no value" in f.answer]
             assert accepted == (not refused), (key, value)
             compared += 1
     assert compared > 5000
@@ -73,7 +73,7 @@ def test_values_are_judged_as_axolotl_s_types_judge_them() -> None:
 
 def test_the_core_installation_needs_no_axolotl() -> None:
     code = (
-        "import sys; from multitask.runners.schema import check_schema;"
+        "import sys; from multitask.runners.axolotl.schema import check_schema;"
         "assert check_schema({'wieght_decay': 0.1});"
         "assert not {'axolotl', 'torch', 'transformers'} & set(sys.modules)"
     )
@@ -100,8 +100,8 @@ def test_every_shipped_method_is_known(method: str) -> None:
 )
 def test_an_unknown_key_is_an_error(config: dict[str, Any], where: str, fix: str) -> None:
     finding = _one(config)
-    assert (finding.where, finding.severity) == (where, "error")
-    assert fix in finding.fix
+    assert (finding.place, finding.severity) == (where, "problem")
+    assert fix in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_an_unknown_key_is_an_error(config: dict[str, Any], where: str, fix: str
 )
 def test_a_wrong_value_is_an_error(config: dict[str, Any], fix: str) -> None:
     finding = _one(config)
-    assert finding.severity == "error"
-    assert fix in finding.fix
+    assert not finding.passed
+    assert fix in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_what_axolotl_accepts_is_accepted(text: str) -> None:
 
 def test_a_dataset_s_keys_are_those_of_its_kind() -> None:
     """Supervised fine-tuning drops a key of preference data as it drops any other."""
-    assert "field_chosen" in _one({"datasets": [{"path": "x", "field_chosen": "a"}]}).what
+    assert "field_chosen" in _one({"datasets": [{"path": "x", "field_chosen": "a"}]}).answer
 
 
 def test_a_plugin_s_keys_need_the_plugin() -> None:
     liger = "axolotl.integrations.liger.LigerPlugin"
     finding = _one(_OURS | {"liger_rms_norm": True})
-    assert "LigerPlugin, which is not in 'plugins'" in finding.what
+    assert "LigerPlugin, which is not in 'plugins'" in finding.answer
     assert check_schema({"plugins": [*_OURS["plugins"], liger], "liger_rms_norm": True}) == []
 
 
@@ -172,15 +172,15 @@ def test_an_unknown_plugin_may_know_the_key() -> None:
     [
         ({"sdp_attention": True}, "warning", "use attn_implementation: sdpa"),
         ({"fsdp_config": {"fsdp_offload_params": True}}, "warning", "use 'offload_params'"),
-        ({"rope_scaling": {"type": "linear"}}, "error", "use model_config"),
-        ({"unsloth_rope": True}, "error", "use 'liger_rope'"),
+        ({"rope_scaling": {"type": "linear"}}, "problem", "use model_config"),
+        ({"unsloth_rope": True}, "problem", "use 'liger_rope'"),
         ({"datasets": [{"message_field_role": "from"}]}, "warning", "message_property_mappings"),
     ],
 )
 def test_a_deprecated_key_is_said(config: dict[str, Any], severity: str, fix: str) -> None:
     finding = _one(config)
     assert finding.severity == severity
-    assert fix in finding.fix
+    assert fix in finding.remedy
 
 
 def test_each_deprecated_key_that_is_warned_of_has_a_replacement() -> None:
@@ -198,7 +198,7 @@ def test_replacements_are_keys_that_axolotl_knows() -> None:
             if section == "message_property_mappings":
                 continue  # of a dataset
             config = {section: {inner: None}} if inner else {section: value or None}
-            assert [f for f in check_schema(config) if f.severity == "error"] == [], word
+            assert [f for f in check_schema(config) if not f.passed] == [], word
 
 
 _json = st.recursive(
@@ -218,7 +218,7 @@ _json = st.recursive(
 @given(key=st.sampled_from(sorted(_snapshot()["keys"])), value=_json)
 def test_no_value_crashes_the_check(key: str, value: Any) -> None:
     for finding in check_schema({key: value}):
-        assert finding.where.startswith(key)
+        assert finding.place.startswith(key)
 
 
 def test_refusing_names_every_error_at_once() -> None:

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from multitask.build import build_config
+from multitask.checks import Check
 from multitask.data.tokens import Workload
 from multitask.errors import InputError
 from multitask.models import ModelInfo, model_info
 from multitask.planning.decide import decide
-from multitask.runners import value_table
-from multitask.runners.checks import check_config, plan_of
-from multitask.runners.finding import Finding
+from multitask.runners.axolotl import value_table
+from multitask.runners.axolotl.checks import check_config, plan_of
 from multitask.spec import Spec
 
 _NOWHERE = Path("/nowhere")
@@ -27,7 +27,7 @@ _PHI4_MINI, _FALCON = "microsoft/Phi-4-mini-instruct", "tiiuae/falcon-7b"
 
 def _find(
     axolotl: dict[str, Any], *, model: str = _LLAMA, info: ModelInfo | None = None, **spec: Any
-) -> list[Finding]:
+) -> list[Check]:
     whole = Spec.model_validate(
         {"model": model, "tasks": ["banking77"], "axolotl": axolotl, **spec}
     )
@@ -35,55 +35,57 @@ def _find(
     return check_config(plan_of(decide(whole, known, _WORK, refuse=False)))
 
 
-def _severity(findings: list[Finding], where: str) -> str | None:
-    found = [f for f in findings if f.where == where]
-    assert all(f.what and f.fix for f in found)
+def _severity(findings: list[Check], where: str) -> str | None:
+    found = [f for f in findings if f.place == where]
+    assert all(f.answer and f.remedy for f in found)
     return found[0].severity if found else None
 
 
 # By what is wrong: keys under `axolotl`, other keys of the spec, the place and how bad it is.
 FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     # Numbers out of every range
-    "rate too high": ({"learning_rate": 1.0}, {}, "learning_rate", "error"),
-    "rate of 2 in quotes": ({"learning_rate": "2"}, {}, "learning_rate", "error"),
+    "rate too high": ({"learning_rate": 1.0}, {}, "learning_rate", "problem"),
+    "rate of 2 in quotes": ({"learning_rate": "2"}, {}, "learning_rate", "problem"),
     "rate too high for full": (
-        {"learning_rate": 2e-3}, {"method": "full"}, "learning_rate", "error"
+        {"learning_rate": 2e-3}, {"method": "full"}, "learning_rate", "problem"
     ),
     "rate high": ({"learning_rate": 5e-3}, {}, "learning_rate", "warning"),
-    "rate too low": ({"learning_rate": 1e-9}, {}, "learning_rate", "error"),
-    "our own rate": ({}, {"learning_rate": 3.0}, "learning_rate", "error"),
-    "rate of zero": ({"learning_rate": 0}, {}, "learning_rate", "error"),
-    "infinite": ({"weight_decay": float("inf")}, {}, "weight_decay", "error"),
-    "not a number": ({"max_grad_norm": float("nan")}, {}, "max_grad_norm", "error"),
-    "weights that grow": ({"weight_decay": -0.1}, {}, "weight_decay", "error"),
-    "weights pulled to zero": ({"weight_decay": 5}, {}, "weight_decay", "error"),
-    "no clipping": ({"max_grad_norm": 0}, {}, "max_grad_norm", "error"),
-    "beta of one": ({"adam_beta1": 1.0}, {}, "adam_beta1", "error"),
+    "rate too low": ({"learning_rate": 1e-9}, {}, "learning_rate", "problem"),
+    "our own rate": ({}, {"learning_rate": 3.0}, "learning_rate", "problem"),
+    "rate of zero": ({"learning_rate": 0}, {}, "learning_rate", "problem"),
+    "infinite": ({"weight_decay": float("inf")}, {}, "weight_decay", "problem"),
+    "not a number": ({"max_grad_norm": float("nan")}, {}, "max_grad_norm", "problem"),
+    "weights that grow": ({"weight_decay": -0.1}, {}, "weight_decay", "problem"),
+    "weights pulled to zero": ({"weight_decay": 5}, {}, "weight_decay", "problem"),
+    "no clipping": ({"max_grad_norm": 0}, {}, "max_grad_norm", "problem"),
+    "beta of one": ({"adam_beta1": 1.0}, {}, "adam_beta1", "problem"),
     "beta2 low": ({"adam_beta2": 0.1}, {}, "adam_beta2", "warning"),
-    "epsilon": ({"adam_epsilon": 1}, {}, "adam_epsilon", "error"),
-    "dropout of all": ({"lora_dropout": 1.0}, {}, "lora_dropout", "error"),
-    "dropout negative": ({"lora_dropout": -0.1}, {}, "lora_dropout", "error"),
-    "rank 0": ({"lora_r": 0}, {}, "lora_r", "error"),
-    "rank above the matrix": ({"lora_r": 8192}, {}, "lora_r", "error"),
-    "alpha 0": ({"lora_alpha": 0}, {}, "lora_alpha", "error"),
-    "alpha of another": ({"lora_alpha": 100_000}, {}, "lora_alpha", "error"),
+    "epsilon": ({"adam_epsilon": 1}, {}, "adam_epsilon", "problem"),
+    "dropout of all": ({"lora_dropout": 1.0}, {}, "lora_dropout", "problem"),
+    "dropout negative": ({"lora_dropout": -0.1}, {}, "lora_dropout", "problem"),
+    "rank 0": ({"lora_r": 0}, {}, "lora_r", "problem"),
+    "rank above the matrix": ({"lora_r": 8192}, {}, "lora_r", "problem"),
+    "alpha 0": ({"lora_alpha": 0}, {}, "lora_alpha", "problem"),
+    "alpha of another": ({"lora_alpha": 100_000}, {}, "lora_alpha", "problem"),
     "LoRA+ backwards": ({"loraplus_lr_ratio": 0.1}, {}, "loraplus_lr_ratio", "warning"),
-    "NEFTune": ({"neftune_noise_alpha": 1000}, {}, "neftune_noise_alpha", "error"),
-    "no epochs": ({"num_epochs": 0}, {}, "num_epochs", "error"),
+    "NEFTune": ({"neftune_noise_alpha": 1000}, {}, "neftune_noise_alpha", "problem"),
+    "no epochs": ({"num_epochs": 0}, {}, "num_epochs", "problem"),
     "many epochs": ({}, {"epochs": 200}, "num_epochs", "warning"),
-    "negative steps": ({"max_steps": -1}, {}, "max_steps", "error"),
-    "no batch": ({"micro_batch_size": 0}, {}, "micro_batch_size", "error"),
+    "negative steps": ({"max_steps": -1}, {}, "max_steps", "problem"),
+    "no batch": ({"micro_batch_size": 0}, {}, "micro_batch_size", "problem"),
     "no accumulation": (
-        {"gradient_accumulation_steps": 0}, {}, "gradient_accumulation_steps", "error"
+        {"gradient_accumulation_steps": 0}, {}, "gradient_accumulation_steps", "problem"
     ),
-    "seed": ({"seed": -1}, {}, "seed", "error"),
-    "timeout": ({"ddp_timeout": 1}, {}, "ddp_timeout", "error"),
-    "true for a number": ({"num_epochs": True}, {}, "num_epochs", "error"),
-    "one row a sequence": ({"sample_packing_bin_size": 1}, {}, "sample_packing_bin_size", "error"),
+    "seed": ({"seed": -1}, {}, "seed", "problem"),
+    "timeout": ({"ddp_timeout": 1}, {}, "ddp_timeout", "problem"),
+    "true for a number": ({"num_epochs": True}, {}, "num_epochs", "problem"),
+    "one row a sequence": (
+        {"sample_packing_bin_size": 1}, {}, "sample_packing_bin_size", "problem"
+    ),
     "watchdog": ({"loss_watchdog_threshold": 0.01}, {}, "loss_watchdog_threshold", "warning"),
     # Intervals that never come
-    "warm-up without end": ({"warmup_steps": 100_000}, {}, "warmup_steps", "error"),
-    "warm-up of all": ({"warmup_ratio": 1.0}, {}, "warmup_ratio", "error"),
+    "warm-up without end": ({"warmup_steps": 100_000}, {}, "warmup_steps", "problem"),
+    "warm-up of all": ({"warmup_ratio": 1.0}, {}, "warmup_ratio", "problem"),
     "no save": ({"save_steps": 10**6}, {}, "save_steps", "warning"),
     "no save, our key": ({}, {"checkpoint": {"save_steps": 10**6}}, "save_steps", "warning"),
     "no log": ({"logging_steps": 10**6}, {}, "logging_steps", "warning"),
@@ -93,13 +95,13 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     ),
     "rows never seen": ({"max_steps": 3}, {}, "max_steps", "warning"),
     # Schedules
-    "plateau": ({"lr_scheduler": "reduce_lr_on_plateau"}, {}, "lr_scheduler", "error"),
-    "no decay steps": ({"lr_scheduler": "warmup_stable_decay"}, {}, "lr_scheduler", "error"),
+    "plateau": ({"lr_scheduler": "reduce_lr_on_plateau"}, {}, "lr_scheduler", "problem"),
+    "no decay steps": ({"lr_scheduler": "warmup_stable_decay"}, {}, "lr_scheduler", "problem"),
     "floor above the peak": (
         {"lr_scheduler": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 1}}, {},
-        "lr_scheduler_kwargs.min_lr", "error",
+        "lr_scheduler_kwargs.min_lr", "problem",
     ),
-    "floor of one": ({"cosine_min_lr_ratio": 1.0}, {}, "cosine_min_lr_ratio", "error"),
+    "floor of one": ({"cosine_min_lr_ratio": 1.0}, {}, "cosine_min_lr_ratio", "problem"),
     # Without effect
     "LoRA's in full": ({"lora_r": 8}, {"method": "full"}, "lora_r", "warning"),
     "prefetch": (
@@ -108,84 +110,86 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "another's beta": ({"adam_beta3": 0.9}, {}, "adam_beta3", "warning"),
     "preferences": ({"rl_beta": 0.1}, {}, "rl_beta", "warning"),
     # Another training, another model, other data
-    "preference training": ({"rl": "dpo"}, {}, "rl", "error"),
-    "random weights": ({"reinit_weights": True}, {}, "reinit_weights", "error"),
+    "preference training": ({"rl": "dpo"}, {}, "rl", "problem"),
+    "random weights": ({"reinit_weights": True}, {}, "reinit_weights", "problem"),
     "another class": (
-        {"type_of_model": "T5ForConditionalGeneration"}, {}, "type_of_model", "error"
+        {"type_of_model": "T5ForConditionalGeneration"}, {}, "type_of_model", "problem"
     ),
-    "another base": ({"base_model": "a/b"}, {}, "base_model", "error"),
-    "another tokenizer": ({"tokenizer_config": "a/b"}, {}, "tokenizer_config", "error"),
-    "another method": ({"adapter": None}, {}, "adapter", "error"),
+    "another base": ({"base_model": "a/b"}, {}, "base_model", "problem"),
+    "another tokenizer": ({"tokenizer_config": "a/b"}, {}, "tokenizer_config", "problem"),
+    "another method": ({"adapter": None}, {}, "adapter", "problem"),
     "fewer layers": (
         {"overrides_of_model_config": {"num_hidden_layers": 2}}, {},
-        "overrides_of_model_config.num_hidden_layers", "error",
+        "overrides_of_model_config.num_hidden_layers", "problem",
     ),
-    "a part of the rows": ({"dataset_shard_num": 2}, {}, "dataset_shard_num", "error"),
+    "a part of the rows": ({"dataset_shard_num": 2}, {}, "dataset_shard_num", "problem"),
     "deduplicated": (
-        {"dataset_exact_deduplication": True}, {}, "dataset_exact_deduplication", "error"
+        {"dataset_exact_deduplication": True}, {}, "dataset_exact_deduplication", "problem"
     ),
-    "cut answers": ({"excess_length_strategy": "truncate"}, {}, "excess_length_strategy", "error"),
+    "cut answers": (
+        {"excess_length_strategy": "truncate"}, {}, "excess_length_strategy", "problem"
+    ),
     "prompts too": ({"train_on_inputs": True}, {}, "train_on_inputs", "warning"),
     "prompts alone": (
         {"datasets": [{"path": "data/train.jsonl", "ds_type": "json", "type": "chat_template",
                        "field_messages": "messages", "roles_to_train": ["user"]}]}, {},
-        "datasets[0].roles_to_train", "error",
+        "datasets[0].roles_to_train", "problem",
     ),
     "no end": (
         {"datasets": [{"path": "data/train.jsonl", "ds_type": "json", "type": "chat_template",
                        "field_messages": "messages", "train_on_eos": "none"}]}, {},
-        "datasets[0].train_on_eos", "error",
+        "datasets[0].train_on_eos", "problem",
     ),
     "one task alone": (
         {}, {"balance": {"loss_weights": {"banking77": 1e6}}},
-        "multitask.balance.loss_weights", "error",
+        "multitask.balance.loss_weights", "problem",
     ),
     # Layers and modules that the model does not have
     "a layer's name": (
-        {"lora_target_modules": ["q_proj", "query"]}, {}, "lora_target_modules", "error"
+        {"lora_target_modules": ["q_proj", "query"]}, {}, "lora_target_modules", "problem"
     ),
     "a layer's number": (
-        {"peft_layers_to_transform": [31, 32]}, {}, "peft_layers_to_transform", "error"
+        {"peft_layers_to_transform": [31, 32]}, {}, "peft_layers_to_transform", "problem"
     ),
     "a layer's class": (
         {"fsdp_config": {"transformer_layer_cls_to_wrap": "MistralDecoderLayer",
                          "state_dict_type": "SHARDED_STATE_DICT"}}, {},
-        "fsdp_config.transformer_layer_cls_to_wrap", "error",
+        "fsdp_config.transformer_layer_cls_to_wrap", "problem",
     ),
-    "a saved module": ({"lora_modules_to_save": ["score"]}, {}, "lora_modules_to_save", "error"),
-    "a rank's pattern": ({"lora_rank_pattern": {"wq": 4}}, {}, "lora_rank_pattern", "error"),
+    "a saved module": ({"lora_modules_to_save": ["score"]}, {}, "lora_modules_to_save", "problem"),
+    "a rank's pattern": ({"lora_rank_pattern": {"wq": 4}}, {}, "lora_rank_pattern", "problem"),
     "a parameter": (
         {"unfrozen_parameters": ["transformer.h.0"]}, {"method": "full"},
-        "unfrozen_parameters", "error",
+        "unfrozen_parameters", "problem",
     ),
-    "tokens untrained": ({"tokens": ["<new>"]}, {}, "tokens", "error"),
+    "tokens untrained": ({"tokens": ["<new>"]}, {}, "tokens", "problem"),
     # Precision, kernels and losses that clash
-    "two halves": ({"fp16": True}, {}, "fp16", "error"),
-    "flash in float32": ({"bf16": False}, {}, "bf16", "error"),
+    "two halves": ({"fp16": True}, {}, "fp16", "problem"),
+    "flash in float32": ({"bf16": False}, {}, "bf16", "problem"),
     "two quantisations": (
-        {"load_in_4bit": True, "load_in_8bit": True}, {}, "load_in_8bit", "error"
+        {"load_in_4bit": True, "load_in_8bit": True}, {}, "load_in_8bit", "problem"
     ),
     "no logits": ({"plugins": ["multitask.plugin.MultitaskPlugin",
                                "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"],
-                   "cut_cross_entropy": True}, {}, "cut_cross_entropy", "error"),
+                   "cut_cross_entropy": True}, {}, "cut_cross_entropy", "problem"),
     "start that is none": (
-        {"peft_init_lora_weights": "pisa"}, {}, "peft_init_lora_weights", "error"
+        {"peft_init_lora_weights": "pisa"}, {}, "peft_init_lora_weights", "problem"
     ),
     "start of another": (
-        {"peft_init_lora_weights": "pissa"}, {}, "peft_init_lora_weights", "error"
+        {"peft_init_lora_weights": "pissa"}, {}, "peft_init_lora_weights", "problem"
     ),
     # Lengths
-    "beyond the model": ({"sequence_len": 200_000}, {}, "sequence_len", "error"),
-    "beyond the model, our key": ({}, {"sequence_len": 200_000}, "sequence_len", "error"),
+    "beyond the model": ({"sequence_len": 200_000}, {}, "sequence_len", "problem"),
+    "beyond the model, our key": ({}, {"sequence_len": 200_000}, "sequence_len", "problem"),
     "rows dropped": ({}, {"sequence_len": 64}, "sequence_len", "warning"),
-    "most rows dropped": ({"sequence_len": 32}, {}, "sequence_len", "error"),
+    "most rows dropped": ({"sequence_len": 32}, {}, "sequence_len", "problem"),
     # What the plan was made for
-    "too large a batch": ({"micro_batch_size": 256}, {}, "micro_batch_size", "error"),
+    "too large a batch": ({"micro_batch_size": 256}, {}, "micro_batch_size", "problem"),
     "nothing recomputed": (
         {"gradient_checkpointing": False, "micro_batch_size": 8, "sequence_len": 8192},
-        {"method": "full"}, "micro_batch_size", "error",
+        {"method": "full"}, "micro_batch_size", "problem",
     ),
-    "no sharding": ({"fsdp_config": None}, {"method": "full"}, "fsdp_config", "error"),
+    "no sharding": ({"fsdp_config": None}, {"method": "full"}, "fsdp_config", "problem"),
     "no wrapping": (
         {"fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}, {},
         "fsdp_config.auto_wrap_policy", "warning",
@@ -196,33 +200,33 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "a save a step": ({"save_steps": 0.001}, {}, "save_steps", "warning"),
     "foreign turns": ({"chat_template": "chatml"}, {}, "chat_template", "warning"),
     "base and adapter": (
-        {"unfrozen_parameters": ["lm_head"]}, {}, "unfrozen_parameters", "error"
+        {"unfrozen_parameters": ["lm_head"]}, {}, "unfrozen_parameters", "problem"
     ),
     # Keys taken away, arguments past the keys, paths
-    "no rank at all": ({"lora_r": None}, {}, "lora_r", "error"),
-    "no layers": ({"lora_target_modules": []}, {}, "lora_target_modules", "error"),
-    "no pattern": ({"lora_target_modules": "([bad"}, {}, "lora_target_modules", "error"),
-    "half a step": ({"save_steps": 1.5}, {}, "save_steps", "error"),
+    "no rank at all": ({"lora_r": None}, {}, "lora_r", "problem"),
+    "no layers": ({"lora_target_modules": []}, {}, "lora_target_modules", "problem"),
+    "no pattern": ({"lora_target_modules": "([bad"}, {}, "lora_target_modules", "problem"),
+    "half a step": ({"save_steps": 1.5}, {}, "save_steps", "problem"),
     "no such argument": (
-        {"lr_scheduler_kwargs": {"nonsense": 1}}, {}, "lr_scheduler_kwargs.nonsense", "error"
+        {"lr_scheduler_kwargs": {"nonsense": 1}}, {}, "lr_scheduler_kwargs.nonsense", "problem"
     ),
-    "a rate past the schedule": ({"optim_args": {"lr": 5}}, {}, "optim_args", "error"),
-    "betas past the limits": ({"optim_args": "betas=(2,3)"}, {}, "optim_args", "error"),
+    "a rate past the schedule": ({"optim_args": {"lr": 5}}, {}, "optim_args", "problem"),
+    "betas past the limits": ({"optim_args": "betas=(2,3)"}, {}, "optim_args", "problem"),
     "divided batches": (
         {"accelerator_config": {"split_batches": True}}, {},
-        "accelerator_config.split_batches", "error",
+        "accelerator_config.split_batches", "problem",
     ),
-    "no end token": ({"eot_tokens": []}, {}, "eot_tokens", "error"),
-    "no adapter there": ({"lora_model_dir": "/nowhere/a"}, {}, "lora_model_dir", "error"),
-    "two attentions": ({"xformers_attention": True}, {}, "xformers_attention", "error"),
+    "no end token": ({"eot_tokens": []}, {}, "eot_tokens", "problem"),
+    "no adapter there": ({"lora_model_dir": "/nowhere/a"}, {}, "lora_model_dir", "problem"),
+    "two attentions": ({"xformers_attention": True}, {}, "xformers_attention", "problem"),
     "bf16 adapter": (
         {"peft_autocast_adapter_dtype": False}, {}, "peft_autocast_adapter_dtype", "warning"
     ),
-    "merged restarts": ({"relora": True}, {}, "relora", "error"),
-    "streamed": ({"streaming": True}, {}, "streaming", "error"),
+    "merged restarts": ({"relora": True}, {}, "relora", "problem"),
+    "streamed": ({"streaming": True}, {}, "streaming", "problem"),
     "a gain of five": (
         {}, {"evaluation": {"early_stopping": {"patience": 1, "min_delta": 5}}},
-        "multitask.evaluation.early_stopping.min_delta", "error",
+        "multitask.evaluation.early_stopping.min_delta", "problem",
     ),
     "balance without bound": (
         {}, {"balance": {"schedule": "lagging", "limit": 1e6}}, "multitask.balance.limit", "warning"
@@ -230,7 +234,7 @@ FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     # Evaluation
     "evaluation at every start": ({"eval_steps": 100}, {}, "eval_steps", "warning"),
     "stopped by all tasks together": (
-        {"early_stopping_patience": 2}, {}, "early_stopping_patience", "error"
+        {"early_stopping_patience": 2}, {}, "early_stopping_patience", "problem"
     ),
     "best of nothing": ({"load_best_model_at_end": True}, {}, "load_best_model_at_end", "warning"),
 }  # fmt: skip
@@ -258,7 +262,7 @@ def test_a_fault_is_found(name: str) -> None:
 )
 def test_what_a_model_cannot_do_is_found(model: str, axolotl: dict[str, Any], where: str) -> None:
     findings = _find(axolotl, model=model)
-    assert _severity(findings, where) == "error"
+    assert _severity(findings, where) == "problem"
 
 
 @pytest.mark.parametrize(

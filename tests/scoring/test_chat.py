@@ -14,7 +14,7 @@ import yaml
 from multitask.build import build_config
 from multitask.errors import InputError
 from multitask.run import Run
-from multitask.runners.template_checks import check_template
+from multitask.runners.axolotl.keys import check_template
 from multitask.scoring.chat import TEMPLATE_FILE, freeze_date, freeze_tokenizer, is_dated
 from multitask.scoring.encode import Encoder
 from multitask.scoring.model import load_model
@@ -156,9 +156,9 @@ def test_a_template_whose_answers_do_not_end_is_told(
     tokenizer = transformers.AutoTokenizer.from_pretrained(toy)
     assert list(check_template({}, tokenizer, toy)) == []
     (finding,) = check_template(change, transformers.AutoTokenizer.from_pretrained(toy), toy)
-    assert finding.where == where
-    assert what in finding.what
-    assert finding.fix
+    assert finding.place == where
+    assert what in finding.answer
+    assert finding.remedy
 
 
 def test_a_local_models_own_end_of_turn_is_trained(

@@ -78,7 +78,7 @@ def _tokenize(tokenizer: Any, eot_tokens: tuple[str, ...]) -> Tokenize:
     """Axolotl's way from a row to tokens and labels."""
     from axolotl.utils.dict import DictDefault
 
-    from multitask.runners.axolotl import _dataset
+    from multitask.runners.axolotl.file import _dataset
 
     cfg = DictDefault({"chat_template": "tokenizer_default", "sequence_len": 512})
     if eot_tokens:

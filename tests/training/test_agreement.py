@@ -41,7 +41,7 @@ def test_what_differs_is_named_with_its_node(
     assert find_differences({0: _SAME, 1: _SAME, 2: _SAME}, _NEEDS) == []
     (problem,) = find_differences({0: _SAME, 1: replace(_SAME, **change), 2: _SAME}, _NEEDS)  # type: ignore[arg-type]
     for word in words:
-        assert word in problem
+        assert word in problem.answer
 
 
 def test_what_is_not_needed_is_not_asked() -> None:

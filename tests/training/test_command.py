@@ -9,7 +9,7 @@ import pytest
 
 from multitask.cluster import load_cluster
 from multitask.run import Run
-from multitask.runners.accelerate import accelerate_yaml
+from multitask.runners.launch import accelerate_yaml
 from multitask.training.command import (
     launch_command,
     launch_environment,

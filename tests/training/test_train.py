@@ -13,8 +13,8 @@ import pytest
 
 from multitask.checkpoints import newest_complete
 from multitask.run import Run
-from multitask.runners.axolotl import PLUGIN
-from multitask.runners.validate import axolotl_installed
+from multitask.runners.axolotl.file import PLUGIN
+from multitask.runners.axolotl.validate import axolotl_installed
 from tests.toy_run import STEPS, build_toy_run, events, losses, toy_environment
 from tests.warm import SUPPORT, multitask, warm_environment
 

@@ -1,4 +1,4 @@
-"""Which values Axolotl's keys may have: the table behind :mod:`multitask.runners.value_checks`.
+"""Which values Axolotl's keys may have: the table behind `values`.
 
 Axolotl's schema knows types and hardly any ranges, so most wrong values train without a word. Every
 key of the schema's snapshot is in one of the tables here or is judged by a rule; a test holds
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from multitask.runners.plan import Plan, number_of
+from multitask.runners.axolotl.plan import Plan, number_of
 
 INF = math.inf
 

@@ -1,4 +1,4 @@
-"""The rules of :mod:`multitask.runners.checks` about a model: attention, kernels, layers."""
+"""The rules of `checks` about a model: attention, kernels, layers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
+from multitask.checks import Check
 from multitask.errors import MultitaskError, did_you_mean
 from multitask.estimate import estimate, training_of
 from multitask.models import ModelInfo, rotary_share
 from multitask.models.meta import meta_model, transformers_installed
-from multitask.runners.finding import Finding
-from multitask.runners.plan import Plan, number_of
-from multitask.runners.value_checks import shown
+from multitask.runners.axolotl.plan import Plan, number_of
+from multitask.runners.axolotl.values import shown
 
 _FLASH = "flash_attention_2"
 # What only the model's own file may say: another value is another model.
@@ -41,7 +41,7 @@ def _same_as(name: str) -> str:
     return _FLASH if "flash" in name and "flex" not in name else name
 
 
-def _attention(plan: Plan) -> Iterator[Finding]:
+def _attention(plan: Plan) -> Iterator[Check]:
     model = plan.model
     name = str(plan.get("attn_implementation") or "")
     if model is None or not name or (model.family is None and "sdpa" in model.attention):
@@ -49,22 +49,22 @@ def _attention(plan: Plan) -> Iterator[Finding]:
     if _same_as(name) not in model.attention:
         # Where sdpa is right, so is what computes the same softmax another way.
         severe = "sdpa" not in model.attention or name in ("sdpa", "eager")
-        yield Finding(
+        yield Check(
             f"it does not compute what a {plan.model_type} model was trained with"
             if severe
             else f"nobody has compared it on {plan.model_type} models",
             "attn_implementation",
             f"use {model.attention_on(flash=not plan.on_cpu)}",
-            "error" if severe else "warning",
+            "problem" if severe else "warning",
         )
 
 
-def _packing(plan: Plan) -> Iterator[Finding]:
+def _packing(plan: Plan) -> Iterator[Check]:
     model = plan.model
     name = str(plan.get("attn_implementation") or "")
     flattened = plan.get("batch_flattening")
     if flattened and not plan.flash:
-        yield Finding(
+        yield Check(
             "rows of a batch are joined into one sequence, and this attention lets them see each "
             "other",
             "batch_flattening",
@@ -82,16 +82,16 @@ def _packing(plan: Plan) -> Iterator[Finding]:
     else:
         what = f"with it, packed rows of a {plan.model_type} model see each other"
     fix = "set sample_packing: false" + (f", or attn_implementation: {right[0]}" if right else "")
-    yield Finding(what, "sample_packing", fix, "warning" if model.family is None else "error")
+    yield Check(what, "sample_packing", fix, "warning" if model.family is None else "problem")
 
 
-def _kernels(plan: Plan) -> Iterator[Finding]:
+def _kernels(plan: Plan) -> Iterator[Check]:
     model = plan.model
     if model is None or model.config is None:
         return
     share = rotary_share(model.config)
     if plan.get("liger_rope") and share != 1.0:
-        yield Finding(
+        yield Check(
             f"the model turns {share:.0%} of each head, and Liger's kernel turns all of it",
             "liger_rope",
             "remove it",
@@ -100,48 +100,48 @@ def _kernels(plan: Plan) -> Iterator[Finding]:
         return
     for key in ("liger_rope", "liger_rms_norm", "liger_glu_activation"):
         if plan.get(key) and key not in model.liger and not (key == "liger_rope" and share != 1.0):
-            yield Finding(
+            yield Check(
                 f"there is no such kernel that is right for this {plan.model_type} model",
                 key,
                 "remove it",
             )
     if plan.get("cut_cross_entropy") and not model.cut_cross_entropy:
-        yield Finding(
+        yield Check(
             f"it does not know '{plan.model_type}' models", "cut_cross_entropy", "remove it"
         )
     on = [key for key in plan.config if re.fullmatch(r"lora_\w+_kernel", key) and plan.get(key)]
     if on and not model.lora_kernels:
-        yield Finding(
+        yield Check(
             f"Axolotl cannot patch the attention of a '{plan.model_type}' model, and stops",
             on[0],
             "set it to false",
         )
 
 
-def _identity(plan: Plan) -> Iterator[Finding]:
+def _identity(plan: Plan) -> Iterator[Check]:
     """What would train another model, or another method, than the spec says."""
     if "base_model" in plan.own:
-        yield Finding(
+        yield Check(
             "memory, layers and template were decided for the spec's `model`",
             "base_model",
             "remove it, and set `model` in the spec",
         )
     if plan.get("unfrozen_parameters") and plan.get("adapter"):
-        yield Finding(
+        yield Check(
             "with an adapter the base stays frozen, or both learn and only the adapter is saved",
             "unfrozen_parameters",
             "remove it, or set `method: full`",
         )
     template = str(plan.get("chat_template") or "")
     if "chat_template" in plan.own and template not in ("jinja", "tokenizer_default", "alpaca", ""):
-        yield Finding(
+        yield Check(
             "its turn tokens may not be in the model's vocabulary, and would be read as plain text",
             "chat_template",
             "use tokenizer_default, or `templates: {format: alpaca}` in the spec",
             "warning",
         )
     if "trust_remote_code" in plan.own and plan.get("trust_remote_code"):
-        yield Finding(
+        yield Check(
             "evaluation and serving do not know of it",
             "trust_remote_code",
             "set `trust_remote_code: true` in the spec",
@@ -152,25 +152,25 @@ def _identity(plan: Plan) -> Iterator[Finding]:
         if method is not None and key in plan.own:
             now, was = plan.get(key) or None, method.axolotl.get(key)
             if now != was:
-                yield Finding(
+                yield Check(
                     f"the plan, its estimate and learning rate are those of method '{method.name}'",
                     key,
                     "choose `method` in the spec",
-                    "warning" if now else "error",
+                    "warning" if now else "problem",
                 )
 
 
-def _architecture(plan: Plan) -> Iterator[Finding]:
+def _architecture(plan: Plan) -> Iterator[Check]:
     for key in plan.section("overrides_of_model_config"):
         if key in _SIZES:
-            yield Finding(
+            yield Check(
                 "the weights were trained with another value",
                 f"overrides_of_model_config.{key}",
                 "remove it",
             )
     for key, family in _DERIVED.items():
         if plan.get(key) and plan.model_type and family not in plan.model_type:
-            yield Finding(
+            yield Check(
                 f"the model is a '{plan.model_type}', and would be patched as a {family}",
                 key,
                 "remove it",
@@ -179,7 +179,7 @@ def _architecture(plan: Plan) -> Iterator[Finding]:
     whole = any(str(name).endswith(("embed_tokens", "wte", "embed_in")) for name in saved)
     for key in ("tokens", "resize_token_embeddings_to_32x"):
         if plan.get(key) and plan.get("adapter") and not whole:
-            yield Finding(
+            yield Check(
                 "rows that the embedding gains are random, are not learned, and are not in the "
                 "adapter that is saved",
                 key,
@@ -218,14 +218,14 @@ def names_of(model: ModelInfo) -> Names | None:
     return _names(json.dumps(dict(model.config), sort_keys=True))
 
 
-def _adapter(plan: Plan) -> Iterator[Finding]:
+def _adapter(plan: Plan) -> Iterator[Check]:
     rank, alpha = number_of(plan.get("lora_r")), number_of(plan.get("lora_alpha"))
     if not plan.get("adapter") or not rank or rank < 1:
         return
     shape = plan.model.shape if plan.model else None
     least = min((min(one.inputs, one.outputs) for one in shape.linears), default=0) if shape else 0
     if least and rank > least:
-        yield Finding(
+        yield Check(
             f"a rank of {shown(rank)} is more than a matrix of {least} rows can have: no fewer "
             "parameters than full fine-tuning",
             "lora_r",
@@ -234,53 +234,53 @@ def _adapter(plan: Plan) -> Iterator[Finding]:
     scale = (alpha or 0) / (rank**0.5 if plan.get("peft_use_rslora") else rank)
     if alpha and alpha > 0 and not 0.1 <= scale <= 16:
         hopeless = not 0.005 <= scale <= 128
-        yield Finding(
+        yield Check(
             f"the adapter is scaled by {scale:.3g}, as if its learning rate were that much "
             + ("lower" if scale < 1 else "higher"),
             "lora_alpha",
             f"use {shown(2 * rank)}",
-            "error" if hopeless else "warning",
+            "problem" if hopeless else "warning",
         )
     if plan.get("lora_target_linear") is False and not any(
         plan.get(key) for key in ("lora_target_modules", "lora_target_parameters")
     ):
-        yield Finding("no layer has an adapter", "lora_target_linear", "remove it")
+        yield Check("no layer has an adapter", "lora_target_linear", "remove it")
     start = plan.get("peft_init_lora_weights")
     if start is None or start is True:
         return
     if start is False:
-        yield Finding(
+        yield Check(
             "B starts at random, so the model starts as another one",
             "peft_init_lora_weights",
             "remove it",
         )
     elif not any(str(start).startswith(name) for name in _INITS):
-        yield Finding(
+        yield Check(
             f"peft has no start {start!r}",
             "peft_init_lora_weights",
             did_you_mean(str(start), _INITS),
         )
     elif str(start).startswith("pissa_niter"):
-        yield Finding(
+        yield Check(
             "the fast decomposition is random: after a restart the frozen rest is another one",
             "peft_init_lora_weights",
             "use pissa",
         )
     elif str(start) in ("eva", "corda", "lora_ga"):
-        yield Finding(
+        yield Check(
             "it needs passes over data before training, which Axolotl does not make",
             "peft_init_lora_weights",
             "use pissa (`method: pissa`), or remove it",
         )
     elif str(start) in ("pissa", "olora") and plan.fsdp is not None:
-        yield Finding(
+        yield Check(
             "its decomposition needs whole weights, and FSDP shards them",
             "peft_init_lora_weights",
             "set `sharding: ddp` in the spec",
         )
 
 
-def _layers(plan: Plan) -> Iterator[Finding]:
+def _layers(plan: Plan) -> Iterator[Check]:
     """Names of layers and modules that the model does not have."""
     model = plan.model
     if model is None:
@@ -292,7 +292,7 @@ def _layers(plan: Plan) -> Iterator[Finding]:
         if isinstance(i, int) and count is not None and not 0 <= i < count
     ]  # fmt: skip
     if wrong:
-        yield Finding(
+        yield Check(
             f"there is no layer {wrong[0]}: the model has layers 0 to {(count or 1) - 1}",
             "peft_layers_to_transform",
             "leave it out",
@@ -303,14 +303,14 @@ def _layers(plan: Plan) -> Iterator[Finding]:
         for e in (pair if isinstance(pair, list) else [])
     ]  # fmt: skip
     if count is not None and any(isinstance(e, int) and not 0 <= e <= count for e in ends):
-        yield Finding(f"the model has {count} layers", "peft_layer_replication", "stay below it")
+        yield Check(f"the model has {count} layers", "peft_layer_replication", "stay below it")
     lisa = number_of(plan.get("lisa_n_layers"))
     if lisa and count is not None and lisa > count:
-        yield Finding(f"the model has {count} layers", "lisa_n_layers", f"use {max(1, count // 4)}")
+        yield Check(f"the model has {count} layers", "lisa_n_layers", f"use {max(1, count // 4)}")
     wrapped = (plan.fsdp or {}).get("transformer_layer_cls_to_wrap")
     listed = [one.strip() for one in str(wrapped).split(",")] if wrapped else []
     if model.layer_class and listed and model.layer_class not in listed:
-        yield Finding(
+        yield Check(
             f"the model has no layer of class {listed[0]}",
             "fsdp_config.transformer_layer_cls_to_wrap",
             f"use {model.layer_class}",
@@ -319,7 +319,7 @@ def _layers(plan: Plan) -> Iterator[Finding]:
     tokens = indices_of_tokens if isinstance(indices_of_tokens, list) else []
     vocabulary = model.shape.vocab_size if model.shape else None
     if vocabulary and any(isinstance(t, int) and not 0 <= t < vocabulary for t in tokens):
-        yield Finding(
+        yield Check(
             f"the vocabulary has {vocabulary} tokens", "peft_trainable_token_indices", "stay below"
         )
     yield from _named(plan, model)
@@ -331,7 +331,7 @@ _WHAT_MEMORY_DEPENDS_ON = (
 )  # fmt: skip
 
 
-def _memory(plan: Plan) -> Iterator[Finding]:
+def _memory(plan: Plan) -> Iterator[Check]:
     """Keys of the user's that make a run too large which was planned to fit."""
     before = plan.estimate
     changed = [key for key in _WHAT_MEMORY_DEPENDS_ON if key in plan.own]
@@ -354,7 +354,7 @@ def _memory(plan: Plan) -> Iterator[Finding]:
     except (MultitaskError, ValueError, TypeError, ArithmeticError):
         return
     if found.fits is False and planned.fits:
-        yield Finding(
+        yield Check(
             f"the run does not fit in memory with it: it {found.why_not}",
             changed[0],
             f"remove it (the plan has micro_batch_size {before.workload.micro_batch}), or choose "
@@ -362,11 +362,11 @@ def _memory(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def _sharding(plan: Plan) -> Iterator[Finding]:
+def _sharding(plan: Plan) -> Iterator[Check]:
     """What the user's own keys take away from the sharding that the plan counts on."""
     shards = plan.estimate is not None and plan.estimate.spread.shards_weights
     if "fsdp_config" in plan.own and plan.fsdp is None and shards and not plan.get("deepspeed"):
-        yield Finding(
+        yield Check(
             "the plan and its memory count on sharded weights, and every GPU would hold all",
             "fsdp_config",
             "remove it, and choose `sharding: ddp` in the spec",
@@ -374,7 +374,7 @@ def _sharding(plan: Plan) -> Iterator[Finding]:
     elif plan.fsdp is not None and "fsdp_config" in plan.own:
         # accelerate/utils/dataclasses.py: NO_WRAP where nothing is said
         if str(plan.fsdp.get("auto_wrap_policy")) == "None":
-            yield Finding(
+            yield Check(
                 "your fsdp_config takes the place of ours, and without a policy the whole model is "
                 "gathered at once",
                 "fsdp_config.auto_wrap_policy",
@@ -383,7 +383,7 @@ def _sharding(plan: Plan) -> Iterator[Finding]:
             )
         least, shape = number_of(plan.fsdp.get("min_num_params")), plan.model and plan.model.shape
         if least and shape and least > shape.parameters:
-            yield Finding(
+            yield Check(
                 f"the model has {shape.parameters:,} parameters, so no part of it is wrapped",
                 "fsdp_config.min_num_params",
                 "use TRANSFORMER_BASED_WRAP",
@@ -396,7 +396,7 @@ def _strings(value: Any) -> list[str]:
     return [str(one) for one in value] if isinstance(value, Sequence | Mapping) else []
 
 
-def _named(plan: Plan, model: ModelInfo) -> Iterator[Finding]:
+def _named(plan: Plan, model: ModelInfo) -> Iterator[Check]:
     """Keys that name modules or parameters; peft and Axolotl leave out what they do not find."""
     targets = plan.get("lora_target_modules")
     ours = model.lora_target_modules
@@ -419,7 +419,7 @@ def _named(plan: Plan, model: ModelInfo) -> Iterator[Finding]:
             yield from _missing(model, key, _strings(group.get("modules") or []), "parameter")
 
 
-def _targets(model: ModelInfo, targets: Any) -> Iterator[Finding]:
+def _targets(model: ModelInfo, targets: Any) -> Iterator[Check]:
     key = "lora_target_modules"
     if isinstance(targets, str):
         yield from _missing(model, key, [targets], "module", regex=True)
@@ -428,7 +428,7 @@ def _targets(model: ModelInfo, targets: Any) -> Iterator[Finding]:
     known = model.shape.linear_names if model.shape else ()
     unknown = [name for name in wanted if name.rpartition(".")[2] not in known]
     if not wanted:
-        yield Finding("no layer has an adapter", key, "remove it")
+        yield Check("no layer has an adapter", key, "remove it")
     elif known and unknown:
         yield from _missing(model, key, unknown, "module", known=known)
 
@@ -441,7 +441,7 @@ def _missing(
     *,
     regex: bool = False,
     known: Sequence[str] = (),
-) -> Iterator[Finding]:
+) -> Iterator[Check]:
     if not wanted:
         return
     names = names_of(model)
@@ -455,7 +455,7 @@ def _missing(
         choices = [choice for choice in choices if not choice.isdigit()]
         if kind == "parameter":
             choices = sorted({name.split(".")[-2] for name in pool if "." in name})
-        yield Finding(
+        yield Check(
             f"the model has no {kind} {one!r}",
             key,
             did_you_mean(one, choices) if len(choices) < 60 else "correct the name",

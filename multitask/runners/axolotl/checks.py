@@ -1,5 +1,7 @@
 """Checks of a configuration for combinations that Axolotl accepts, or says too little about.
 
+What its own validator refuses is left to it (`validate`).
+
 Each rule is a function from a plan to findings, with the source of the rule beside it (paths are
 those of axolotl 0.19, transformers 5.16 and accelerate 1.13). Nothing here imports them, so that
 a plan is judged before a cluster is rented and without the `train` extra.
@@ -9,25 +11,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from multitask.checks import Check
 from multitask.planning.setup import Setup
-from multitask.runners import (
-    distributed_checks,
-    key_checks,
-    model_checks,
-    run_checks,
-    value_checks,
-)
-from multitask.runners.axolotl import axolotl_file
-from multitask.runners.finding import Finding
-from multitask.runners.plan import Plan, number_of
-from multitask.runners.schema import check_schema
+from multitask.runners.axolotl import distributed, keys, models, values
+from multitask.runners.axolotl.file import axolotl_file
+from multitask.runners.axolotl.plan import Plan, number_of
+from multitask.runners.axolotl.schema import check_schema
 
 RULES = (
-    *run_checks.RULES,
-    *distributed_checks.RULES,
-    *model_checks.RULES,
-    *value_checks.RULES,
-    *key_checks.RULES,
+    *distributed.RULES,
+    *models.RULES,
+    *values.RULES,
+    *keys.RULES,
 )
 
 
@@ -61,7 +56,7 @@ def plan_of(setup: Setup, config: dict[str, Any] | None = None) -> Plan:
     )
 
 
-def check_traps(plan: Plan) -> list[Finding]:
+def check_traps(plan: Plan) -> list[Check]:
     """Check a whole Axolotl configuration against its target.
 
     Returns:
@@ -69,16 +64,16 @@ def check_traps(plan: Plan) -> list[Finding]:
         something else.
     """
     found = [finding for rule in RULES for finding in rule(plan)]
-    errors = {finding.where for finding in found if finding.severity == "error"}
-    kept: dict[tuple[str, str], Finding] = {}
+    errors = {finding.place for finding in found if not finding.passed}
+    kept: dict[tuple[str, str], Check] = {}
     for finding in found:
-        if finding.severity == "error" or finding.where not in errors:
-            kept.setdefault((finding.where, finding.severity), finding)
+        if not finding.passed or finding.place not in errors:
+            kept.setdefault((finding.place, finding.severity), finding)
     return list(kept.values())
 
 
-def check_config(plan: Plan) -> list[Finding]:
+def check_config(plan: Plan) -> list[Check]:
     """:func:`check_traps` and the schema, with one finding per key where both have one."""
     traps = check_traps(plan)
-    told = {finding.where for finding in traps if finding.severity == "error"}
-    return [f for f in check_schema(plan.config) if f.where not in told] + traps
+    told = {finding.place for finding in traps if not finding.passed}
+    return [f for f in check_schema(plan.config) if f.place not in told] + traps

@@ -1,40 +1,16 @@
-"""Checks: what passes, what fails, what ends the rest."""
+"""What a rehearsal reads from a run, and the page that it makes."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import pytest
-
-from multitask.errors import InputError
+from multitask.checks import Checklist
 from multitask.rehearsal.adapt import Change
-from multitask.rehearsal.checklist import CheckFailedError, Checklist, fail
 from multitask.rehearsal.page import curve, write_page
 from multitask.rehearsal.record import losses_by_step, steps_lost
 from multitask.rehearsal.result import Rehearsal
 from multitask.run import Run
-
-
-def test_a_check_passes_fails_or_ends_the_rest() -> None:
-    told: list[str] = []
-    checks = Checklist(on_check=lambda check: told.append(check.name))
-    with checks.check("good") as check:
-        check.detail = "fine"
-    assert checks.passed
-    with checks.check("bad") as check:
-        fail(check, "not so")
-    with checks.check("worse"):
-        raise InputError("wrong")
-    with pytest.raises(CheckFailedError, match="needed: gone"), checks.check("needed", needed=True):
-        raise OSError("gone")
-    assert [check.passed for check in checks.checks] == [True, False, False, False]
-    assert told == ["good", "bad", "worse", "needed"]
-    assert not checks.passed
-
-
-def test_a_rehearsal_without_checks_has_not_passed() -> None:
-    assert not Checklist().passed
 
 
 def _events(run: Run, *events: dict[str, object]) -> None:
@@ -56,7 +32,7 @@ def test_losses_and_lost_steps_are_read_from_the_events(tmp_path: Path) -> None:
 def test_the_page_escapes_what_it_shows(tmp_path: Path) -> None:
     checks = Checklist()
     with checks.check("a <b>check</b>") as check:
-        fail(check, "<script>alert(1)</script>")
+        check.fail("<script>alert(1)</script>")
     result = Rehearsal(Run(tmp_path), 3, 4, checks, changes=[Change("k", "<i>", None, "why")])
     result.losses = {"undisturbed": {1: "2.0", 2: "1.0"}, "disturbed": {1: "2.0"}}
     page = write_page(result).read_text()

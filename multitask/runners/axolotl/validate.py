@@ -56,7 +56,7 @@ class AxolotlValidator:
             "w+", encoding="utf-8", errors="replace"
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "multitask.runners.validate"],
+            [sys.executable, "-m", "multitask.runners.axolotl.validate"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -1,6 +1,6 @@
 """Write ``axolotl_schema.json`` from the installed Axolotl (``make schema``).
 
-The file lets :mod:`multitask.runners.schema` check a configuration in milliseconds and on machines
+The file lets `schema` check a configuration in milliseconds and on machines
 without Axolotl. It holds names and types only; a test compares it with the installed Axolotl.
 """
 

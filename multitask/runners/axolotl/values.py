@@ -1,6 +1,6 @@
-"""The rules of :mod:`multitask.runners.checks` about values that train, and ruin what is trained.
+"""The rules of `checks` about values that train, and ruin what is trained.
 
-Ranges and what keys need to have an effect are in :mod:`multitask.runners.value_table`; here are
+Ranges and what keys need to have an effect are in `value_table`; here are
 the rules in which two values meet, or a value and the run's length.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from multitask.checks import Check
 from multitask.errors import did_you_mean
-from multitask.runners.finding import Finding
-from multitask.runners.plan import Plan, number_of
-from multitask.runners.value_table import LIMITS, NEEDS, REFUSED, numbers
+from multitask.runners.axolotl.plan import Plan, number_of
+from multitask.runners.axolotl.value_table import LIMITS, NEEDS, REFUSED, numbers
 
 # How far a learning rate may be from the method's, either way: doubtful, and hopeless.
 _DOUBTFUL, _HOPELESS = 10.0, 100.0
@@ -31,13 +31,13 @@ def shown(value: float) -> str:
     return f"{value:g}"
 
 
-def _ranges(plan: Plan) -> Iterator[Finding]:
+def _ranges(plan: Plan) -> Iterator[Check]:
     for key, limits in LIMITS.items():
         value = plan.get(key)
         if value is None:
             continue
         if isinstance(value, bool):
-            yield Finding(f"{str(value).lower()} is no number", key, f"use {shown(limits.use)}")
+            yield Check(f"{str(value).lower()} is no number", key, f"use {shown(limits.use)}")
             continue
         number = number_of(value)
         if number is None or not math.isfinite(number):
@@ -49,7 +49,7 @@ def _ranges(plan: Plan) -> Iterator[Finding]:
             side = "more than" if bound == limits.low and limits.above else "at least"
             if bound == limits.high:
                 side = "less than" if limits.below else "at most"
-            yield Finding(
+            yield Check(
                 f"{shown(number)} is out of range, {side} {shown(bound)} is sensible: {limits.why}",
                 key,
                 f"use {shown(near)}",
@@ -57,7 +57,7 @@ def _ranges(plan: Plan) -> Iterator[Finding]:
         elif not limits.usual[0] <= number <= limits.usual[1] and number != 0:
             low, high = limits.usual
             near = low if number < low else high
-            yield Finding(
+            yield Check(
                 f"{shown(number)} is far from what is usual: {limits.why}",
                 key,
                 f"use {shown(near)} or nearer to {shown(limits.use)}",
@@ -65,10 +65,10 @@ def _ranges(plan: Plan) -> Iterator[Finding]:
             )
 
 
-def _finite(plan: Plan) -> Iterator[Finding]:
+def _finite(plan: Plan) -> Iterator[Check]:
     for where, number in numbers(plan.config):
         if not math.isfinite(number):
-            yield Finding(f"{number} is no number to train with", where, "write a finite number")
+            yield Check(f"{number} is no number to train with", where, "write a finite number")
 
 
 # What Axolotl cannot do without, and has no default for that would be ours.
@@ -83,41 +83,41 @@ _NEEDED = {
 }
 
 
-def _unset(plan: Plan) -> Iterator[Finding]:
+def _unset(plan: Plan) -> Iterator[Check]:
     for key, what in _NEEDED.items():
         adapters = key.startswith("lora") and not plan.get("adapter")
         replaced = {"save_steps": "saves_per_epoch", "gradient_accumulation_steps": "batch_size"}
         other = replaced.get(key)
         instead = bool(other and plan.get(other))
         if key in plan.own and plan.get(key) is None and not adapters and not instead:
-            yield Finding(what, key, "remove the key, so that ours counts")
+            yield Check(what, key, "remove the key, so that ours counts")
     if plan.get("eot_tokens") == []:
-        yield Finding("no token ends an answer then", "eot_tokens", "remove it")
+        yield Check("no token ends an answer then", "eot_tokens", "remove it")
     for name, token in plan.section("special_tokens").items():
         if token == "":
-            yield Finding("an empty text is no token", f"special_tokens.{name}", "remove it")
+            yield Check("an empty text is no token", f"special_tokens.{name}", "remove it")
     for key in ("save_steps", "eval_steps"):
         value = number_of(plan.get(key))
         if value is not None and math.isfinite(value) and value > 1 and value != int(value):
             # transformers/training_args.py raises
-            yield Finding("above 1 it is a number of steps", key, f"use {round(value)}")
+            yield Check("above 1 it is a number of steps", key, f"use {round(value)}")
 
 
-def _effects(plan: Plan) -> Iterator[Finding]:
+def _effects(plan: Plan) -> Iterator[Check]:
     for need in NEEDS:
         for key in need.keys:
             if plan.get(key) not in (None, False) and not need.holds(plan):
-                yield Finding(f"without effect: {need.what}", key, need.fix, "warning")
+                yield Check(f"without effect: {need.what}", key, need.fix, "warning")
 
 
-def _refused(plan: Plan) -> Iterator[Finding]:
+def _refused(plan: Plan) -> Iterator[Check]:
     for refusal in REFUSED:
         for key in refusal.keys:
             if plan.get(key) not in (None, False, [], {}):
-                yield Finding(refusal.what, key, refusal.fix)
+                yield Check(refusal.what, key, refusal.fix)
 
 
-def _learning_rate(plan: Plan) -> Iterator[Finding]:
+def _learning_rate(plan: Plan) -> Iterator[Check]:
     number = number_of(plan.get("learning_rate"))
     if number is None or not math.isfinite(number):
         return
@@ -130,17 +130,17 @@ def _learning_rate(plan: Plan) -> Iterator[Finding]:
     high = usual * (max(1.0, _WIDE / shape.hidden_size) if shape else 1.0)
     near = f"use {shown(usual)}, the method's own"
     if number <= 0:
-        yield Finding(f"at {shown(number)} nothing is learned", "learning_rate", near)
+        yield Check(f"at {shown(number)} nothing is learned", "learning_rate", near)
     elif number > high * _HOPELESS:
-        yield Finding(
+        yield Check(
             f"{shown(number)} is {number / usual:,.0f} times the method's rate, and training "
             "diverges",
             "learning_rate",
             near,
-            "error" if shape else "warning",  # of an unknown width, it may be a small model's
+            "problem" if shape else "warning",  # of an unknown width, it may be a small model's
         )
     elif number < usual / _HOPELESS:
-        yield Finding(
+        yield Check(
             f"{shown(number)} is a {usual / number:,.0f}th of the method's rate, and hardly "
             "anything is learned",
             "learning_rate",
@@ -148,33 +148,33 @@ def _learning_rate(plan: Plan) -> Iterator[Finding]:
         )
     elif not usual / _DOUBTFUL / 2 <= number <= high * _DOUBTFUL:
         more = f"{number / usual:.2g} times the method's rate ({shown(usual)})"
-        yield Finding(f"{shown(number)} is {more}", "learning_rate", near, "warning")
+        yield Check(f"{shown(number)} is {more}", "learning_rate", near, "warning")
     groups = plan.get("lr_groups")
     for place, group in enumerate(groups if isinstance(groups, list) else []):
         rate = number_of(group.get("lr")) if isinstance(group, Mapping) else None
         if rate is not None and not 0 < rate <= high * _HOPELESS:
-            yield Finding(f"{shown(rate)} is no learning rate", f"lr_groups[{place}].lr", near)
+            yield Check(f"{shown(rate)} is no learning rate", f"lr_groups[{place}].lr", near)
 
 
-def _schedule(plan: Plan) -> Iterator[Finding]:
+def _schedule(plan: Plan) -> Iterator[Check]:
     name = str(plan.get("lr_scheduler") or "cosine")
     given = plan.section("lr_scheduler_kwargs")
     wanted = _SCHEDULE_NEEDS.get(name, ())
     if wanted and not any(key in given for key in wanted):
         # transformers/optimization.py raises when the trainer is made, after the model's loading
-        yield Finding(
+        yield Check(
             f"'{name}' needs {' or '.join(wanted)}",
             "lr_scheduler",
             f"set lr_scheduler_kwargs: {{{wanted[-1]}: {_example(wanted[-1], plan)}}}",
         )
     if name == "reduce_lr_on_plateau":
-        yield Finding(
+        yield Check(
             "it follows a metric of Axolotl's evaluation, which a run of tasks does not have",
             "lr_scheduler",
             "use cosine",
         )
     if "schedule_free" in str(plan.get("optimizer")) and not name.startswith("constant"):
-        yield Finding(
+        yield Check(
             "a schedule-free optimizer averages weights in place of a decay",
             "lr_scheduler",
             "use constant_with_warmup",
@@ -182,7 +182,7 @@ def _schedule(plan: Plan) -> Iterator[Finding]:
         )
     peak, least = number_of(plan.get("learning_rate")), number_of(given.get("min_lr"))
     if peak and least is not None and not 0 <= least < peak:
-        yield Finding(
+        yield Check(
             f"the rate would not fall: {shown(least)} is no less than the peak, {shown(peak)}",
             "lr_scheduler_kwargs.min_lr",
             f"use {shown(peak / 10)}",
@@ -190,11 +190,11 @@ def _schedule(plan: Plan) -> Iterator[Finding]:
     for key in ("min_lr_rate", "min_lr_ratio"):
         share = number_of(given.get(key))
         if share is not None and not 0 <= share < 1:
-            yield Finding("it is a share of the peak", f"lr_scheduler_kwargs.{key}", "use 0.1")
+            yield Check("it is a share of the peak", f"lr_scheduler_kwargs.{key}", "use 0.1")
     for key in ("num_cycles", "power"):
         value = number_of(given.get(key))
         if value is not None and value <= 0:
-            yield Finding("the rate would not fall", f"lr_scheduler_kwargs.{key}", "use 1")
+            yield Check("the rate would not fall", f"lr_scheduler_kwargs.{key}", "use 1")
 
 
 _SCHEDULE_KEYS = frozenset(
@@ -207,11 +207,11 @@ _SCHEDULE_KEYS = frozenset(
 )  # fmt: skip
 
 
-def _arguments(plan: Plan) -> Iterator[Finding]:
+def _arguments(plan: Plan) -> Iterator[Check]:
     """Arguments that go past the keys that are checked."""
     for key in plan.section("lr_scheduler_kwargs"):
         if key not in _SCHEDULE_KEYS:
-            yield Finding(
+            yield Check(
                 f"no schedule of transformers takes '{key}'",
                 f"lr_scheduler_kwargs.{key}",
                 did_you_mean(str(key), _SCHEDULE_KEYS),
@@ -223,28 +223,28 @@ def _arguments(plan: Plan) -> Iterator[Finding]:
         "weight_decay": "weight_decay",
     }.items():  # fmt: skip
         if word in words:
-            yield Finding(
+            yield Check(
                 f"'{word}' goes past what is checked, and past the schedule",
                 "optim_args",
                 f"use {key}",
             )
     accelerator = plan.section("accelerator_config")
     if accelerator.get("split_batches"):
-        yield Finding(
+        yield Check(
             "the micro batch is divided among the GPUs: steps are smaller than the plan says",
             "accelerator_config.split_batches",
             "remove it",
         )
     kwargs = accelerator.get("gradient_accumulation_kwargs")
     if isinstance(kwargs, Mapping) and "num_steps" in kwargs:
-        yield Finding(
+        yield Check(
             "transformers refuses it beside gradient_accumulation_steps",
             "accelerator_config.gradient_accumulation_kwargs.num_steps",
             "remove it",
         )
     reentrant = plan.section("gradient_checkpointing_kwargs").get("use_reentrant")
     if reentrant and plan.get("gradient_checkpointing") and plan.world_size > 1:
-        yield Finding(
+        yield Check(
             "reentrant checkpoints do not work with FSDP2, nor with DDP and frozen weights",
             "gradient_checkpointing_kwargs.use_reentrant",
             "use false",
@@ -256,7 +256,7 @@ def _example(key: str, plan: Plan) -> str:
     return str(max(1, (plan.steps or 100) // 5)) if "steps" in key else "0.1"
 
 
-def _intervals(plan: Plan) -> Iterator[Finding]:
+def _intervals(plan: Plan) -> Iterator[Check]:
     """What comes every so many steps, in a run that has fewer."""
     steps = plan.steps
     if steps is None:
@@ -264,13 +264,13 @@ def _intervals(plan: Plan) -> Iterator[Finding]:
     run = f"the run has {steps} optimizer steps"
     warmup = number_of(plan.get("warmup_steps"))
     if warmup is not None and warmup >= steps:
-        yield Finding(
+        yield Check(
             f"{run}, so the learning rate never reaches its peak",
             "warmup_steps",
             f"use {max(0, steps // 30)}, or warmup_ratio: 0.03",
         )
     elif warmup is not None and warmup > steps / 2:
-        yield Finding(
+        yield Check(
             f"{run}, most of them below the peak learning rate",
             "warmup_steps",
             f"use {steps // 30}",
@@ -287,7 +287,7 @@ def _intervals(plan: Plan) -> Iterator[Finding]:
     for key, then in never.items():
         value = number_of(plan.get(key))
         if value is not None and value > max(1, steps):
-            yield Finding(
+            yield Check(
                 f"{shown(value)} never comes: {run}, {then}",
                 key,
                 f"use {max(1, steps // 10)}" + (", or 0.1" if key.endswith("e_steps") else ""),
@@ -301,7 +301,7 @@ def _intervals(plan: Plan) -> Iterator[Finding]:
             sequences=plan.sequences,
         ).steps  # fmt: skip
         if whole is not None and most < whole / max(1.0, epochs):
-            yield Finding(
+            yield Check(
                 f"one pass over the mixture has {whole / max(1.0, epochs):.0f} steps, so some rows "
                 "are never seen",
                 "max_steps",
@@ -309,7 +309,7 @@ def _intervals(plan: Plan) -> Iterator[Finding]:
                 "warning",
             )
     if epochs is not None and 0 < epochs < 1 and not most:
-        yield Finding(
+        yield Check(
             f"{1 - epochs:.0%} of the rows are never seen",
             "num_epochs",
             "use 1 or more, or `mixture: {size: N}`",
@@ -317,7 +317,7 @@ def _intervals(plan: Plan) -> Iterator[Finding]:
         )
 
 
-def _lengths(plan: Plan) -> Iterator[Finding]:
+def _lengths(plan: Plan) -> Iterator[Check]:
     limit = plan.model.shape.max_positions if plan.model and plan.model.shape else None
     own = plan.section("overrides_of_model_config")
     stretched = any("rope" in str(key) or key == "max_position_embeddings" for key in own)
@@ -326,7 +326,7 @@ def _lengths(plan: Plan) -> Iterator[Finding]:
         if value is None:
             continue
         if limit is not None and value > limit and not stretched:
-            yield Finding(
+            yield Check(
                 f"the model was trained with {limit:,} positions at most, and rows beyond are read "
                 "as noise",
                 key,
@@ -334,13 +334,13 @@ def _lengths(plan: Plan) -> Iterator[Finding]:
             )
         # Before the data is read the longest row is not known; afterwards Axolotl would drop it.
         if key == "sequence_len" and plan.tokens_per_row and value < plan.tokens_per_row:
-            yield Finding(
+            yield Check(
                 f"a row has {plan.tokens_per_row:.0f} tokens on average, so most are dropped",
                 key,
                 f"use {plan.longest or round(3 * plan.tokens_per_row)} or more",
             )
         elif plan.longest is not None and value < plan.longest and plan.rows:
-            yield Finding(
+            yield Check(
                 f"the longest row has {plan.longest} tokens, and Axolotl drops what is longer than "
                 f"{shown(value)}",
                 key,
@@ -350,16 +350,16 @@ def _lengths(plan: Plan) -> Iterator[Finding]:
     shortest = number_of(plan.get("min_sample_len"))
     longest = number_of(plan.get("sequence_len"))
     if shortest and longest and shortest >= longest:
-        yield Finding("every row is dropped", "min_sample_len", "remove it")
+        yield Check("every row is dropped", "min_sample_len", "remove it")
     if plan.get("excess_length_strategy") == "truncate":
-        yield Finding(
+        yield Check(
             "a row that is too long loses its end, and the answer is there",
             "excess_length_strategy",
             "use drop, and a longer sequence_len",
         )
 
 
-def _batches(plan: Plan) -> Iterator[Finding]:
+def _batches(plan: Plan) -> Iterator[Check]:
     """Batches that the rows do not fill, and padding that nobody reads."""
     micro = number_of(plan.get("micro_batch_size")) or 1
     batch = micro * plan.world_size
@@ -368,19 +368,19 @@ def _batches(plan: Plan) -> Iterator[Finding]:
     )
     if plan.sequences is not None and 0 < plan.sequences < batch < 1e9:
         # core/builders/causal.py: packed, the last batch of a pass is dropped
-        yield Finding(
+        yield Check(
             f"a pass over the mixture is {plan.sequences:.0f} sequences, fewer than the "
             f"{batch:.0f} of one pass of all GPUs"
             + (", so there is no whole batch and no step" if dropped else ""),
             "micro_batch_size",
             f"use {max(1, int(plan.sequences / plan.world_size))}, or fewer GPUs"
             + (", or a shorter sequence_len" if plan.get("sample_packing") else ""),
-            "error" if dropped and plan.sequences < batch / 2 else "warning",
+            "problem" if dropped and plan.sequences < batch / 2 else "warning",
         )
     length = number_of(plan.get("sequence_len"))
     padded = plan.get("pad_to_sequence_len") and not plan.get("sample_packing")
     if padded and length and plan.tokens_per_row and length > 3 * plan.tokens_per_row:
-        yield Finding(
+        yield Check(
             f"rows of {plan.tokens_per_row:.0f} tokens are padded to {length:.0f}: most of it is "
             "padding",
             "pad_to_sequence_len",
@@ -391,7 +391,7 @@ def _batches(plan: Plan) -> Iterator[Finding]:
     if saves and steps and saves > 0 and not plan.on_cpu:
         count = 1 / saves if saves < 1 else steps / saves
         if count > 200:
-            yield Finding(
+            yield Check(
                 f"{count:.0f} checkpoints, each with an evaluation of every task, take longer than "
                 "the training",
                 "save_steps",
@@ -400,13 +400,13 @@ def _batches(plan: Plan) -> Iterator[Finding]:
             )
 
 
-def _precision(plan: Plan) -> Iterator[Finding]:
+def _precision(plan: Plan) -> Iterator[Check]:
     bf16 = [key for key in ("bf16", "bfloat16") if plan.get(key) not in (None, False)]
     fp16 = [key for key in ("fp16", "float16") if plan.get(key) not in (None, False)]
     if bf16 and fp16:
-        yield Finding(f"{bf16[0]} is on as well", fp16[0], "remove it")
+        yield Check(f"{bf16[0]} is on as well", fp16[0], "remove it")
     elif fp16 and not plan.on_cpu:
-        yield Finding(
+        yield Check(
             "float16 overflows where these models' bfloat16 does not",
             fp16[0],
             "set bf16: true",
@@ -414,30 +414,30 @@ def _precision(plan: Plan) -> Iterator[Finding]:
         )
     half = bool(bf16 or fp16)
     if not half and not plan.on_cpu and "bf16" in plan.own and not plan.flash:
-        yield Finding(
+        yield Check(
             "all is computed in float32: twice the memory, and several times slower",
             "bf16",
             "remove it",
             "warning",
         )
     if plan.get("float32") and half:
-        yield Finding("half precision is on as well", "float32", "keep one of them")
+        yield Check("half precision is on as well", "float32", "keep one of them")
     if plan.flash and not half and not plan.on_cpu and "bf16" in plan.config:
-        yield Finding(
+        yield Check(
             "flash attention computes in half precision alone", "bf16", "set bf16: true, or sdpa"
         )
     if plan.on_cpu and fp16:
-        yield Finding("float16 on a CPU has no loss scaling, and underflows", fp16[0], "remove it")
+        yield Check("float16 on a CPU has no loss scaling, and underflows", fp16[0], "remove it")
     if plan.get("load_in_4bit") and plan.get("load_in_8bit"):
-        yield Finding("weights cannot be in 4 and in 8 bits", "load_in_8bit", "remove one")
+        yield Check("weights cannot be in 4 and in 8 bits", "load_in_8bit", "remove one")
     bits = [key for key in ("load_in_4bit", "load_in_8bit") if plan.get(key)]
     if plan.get("model_quantization_config") and bits:
-        yield Finding("weights are quantised twice", bits[0], "remove one")
+        yield Check("weights are quantised twice", bits[0], "remove one")
     if plan.get("fp8") and not plan.hopper and plan.compute_capability is not None:
-        yield Finding("FP8 needs sm_90 (H100)", "fp8", "remove it")
+        yield Check("FP8 needs sm_90 (H100)", "fp8", "remove it")
 
 
-def _loss(plan: Plan) -> Iterator[Finding]:
+def _loss(plan: Plan) -> Iterator[Check]:
     own = [
         key
         for key in (
@@ -448,15 +448,15 @@ def _loss(plan: Plan) -> Iterator[Finding]:
     ]  # fmt: skip
     if len(own) > 1:
         # schemas/validation.py, check_cross_entropy_conflicts
-        yield Finding(f"the loss is replaced by {own[1]} as well", own[0], "keep one of them")
+        yield Check(f"the loss is replaced by {own[1]} as well", own[0], "keep one of them")
     if plan.get("cut_cross_entropy"):
-        yield Finding(
+        yield Check(
             "it computes no logits, which the evaluation of tasks reads",
             "cut_cross_entropy",
             "use liger_fused_linear_cross_entropy",
         )
     if plan.get("liger_use_token_scaling"):
-        yield Finding(
+        yield Check(
             "a token's loss is multiplied by its probability: what the model does not know it does "
             "not learn",
             "liger_use_token_scaling",
@@ -464,7 +464,7 @@ def _loss(plan: Plan) -> Iterator[Finding]:
             "warning",
         )
     if plan.get("train_on_inputs"):
-        yield Finding(
+        yield Check(
             "prompts are learned as well, which are many times longer than answers",
             "train_on_inputs",
             "remove it",
@@ -477,11 +477,11 @@ def _loss(plan: Plan) -> Iterator[Finding]:
     # A task that is not named weighs 1.
     ratio = max([*found, 1.0]) / min([*found, 1.0]) if found else 1.0
     if ratio > 100:
-        yield Finding(
+        yield Check(
             f"one task weighs {ratio:,.0f} times as much as another, which is then not learned",
             "multitask.balance.loss_weights",
             "use factors between 0.1 and 10",
-            "error" if ratio > 10_000 else "warning",
+            "problem" if ratio > 10_000 else "warning",
         )
 
 

@@ -1,7 +1,7 @@
 """Check keys and value types of an Axolotl configuration against a snapshot of Axolotl's schema.
 
 Axolotl drops keys that it does not know without a word, at the top and inside sections. The
-snapshot (``axolotl_schema.json``, written by :mod:`multitask.runners.make_schema`) finds them
+snapshot (``axolotl_schema.json``, written by `make_schema`) finds them
 without Axolotl, in milliseconds. Values are judged by pydantic with the snapshot's types, so by
 the rules of Axolotl's own schema: ``"2e-4"`` is a number, ``"long"`` is none.
 """
@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticUndefined
 
-from multitask.runners.finding import Finding
+from multitask.checks import Check
 from multitask.training_spec import PluginSettings
 
 _SNAPSHOT = Path(__file__).with_name("axolotl_schema.json")
@@ -85,7 +85,7 @@ def schema_version() -> str:
     return str(_snapshot()["axolotl"])
 
 
-def check_schema(config: dict[str, Any]) -> list[Finding]:
+def check_schema(config: dict[str, Any]) -> list[Check]:
     """Find unknown keys, values of a wrong type and deprecated keys.
 
     Args:
@@ -100,7 +100,7 @@ def check_schema(config: dict[str, Any]) -> list[Finding]:
     plugins = config.get("plugins")
     listed = plugins if isinstance(plugins, list) else []
     strangers = [p for p in listed if _plugin_name(p) not in _snapshot()["plugins"]]
-    findings: list[Finding] = []
+    findings: list[Check] = []
     for key, value in config.items():
         if key in known:
             entry, name = known[key]
@@ -155,49 +155,49 @@ def _top_level_keys(
     return known, foreign
 
 
-def _unknown(key: str, path: str, known: list[str], *, certain: bool = True) -> Finding:
+def _unknown(key: str, path: str, known: list[str], *, certain: bool = True) -> Check:
     close = get_close_matches(str(key), known, n=1, cutoff=0.6)
     fix = f"did you mean '{close[0]}'?" if close else "remove it; Axolotl drops it without a word"
-    return Finding(
+    return Check(
         f"Axolotl {schema_version()} does not know the key '{key}'",
         path,
         fix,
-        "error" if certain else "warning",
+        "problem" if certain else "warning",
     )
 
 
-def _check_ours(value: Any) -> Iterator[Finding]:
+def _check_ours(value: Any) -> Iterator[Check]:
     """The section of multitask's own plugin."""
     try:
         PluginSettings.model_validate(value)
     except ValidationError as error:
         for issue in error.errors():
             path = ".".join(["multitask", *map(str, issue["loc"])])
-            yield Finding(issue["msg"], path, "set it by the spec's `evaluation` and `balance`")
+            yield Check(issue["msg"], path, "set it by the spec's `evaluation` and `balance`")
 
 
-def _removed(key: str) -> Finding:
-    return Finding(f"Axolotl has removed '{key}'", key, f"use '{_REMOVED[key]}'")
+def _removed(key: str) -> Check:
+    return Check(f"Axolotl has removed '{key}'", key, f"use '{_REMOVED[key]}'")
 
 
-def _needs_plugin(key: str, plugin: str) -> Finding:
-    return Finding(
+def _needs_plugin(key: str, plugin: str) -> Check:
+    return Check(
         f"'{key}' belongs to Axolotl's {plugin}, which is not in 'plugins', so it would be dropped",
         key,
         f"add it to 'plugins', or remove '{key}'",
     )
 
 
-def _check_deprecated(key: str, entry: Any, value: Any) -> Iterator[Finding]:
+def _check_deprecated(key: str, entry: Any, value: Any) -> Iterator[Check]:
     state = entry.get("deprecated") or ("warned" if key in REPLACED_BY else None)
     if state is None or value is None:
         return
     other = REPLACED_BY.get(key)
     fix = f"use {other}" if other else "remove it"
     if state == "refused":
-        yield Finding(f"Axolotl no longer supports '{key}'", key, fix)
+        yield Check(f"Axolotl no longer supports '{key}'", key, fix)
     else:
-        yield Finding(f"Axolotl deprecates '{key}'", key, fix, "warning")
+        yield Check(f"Axolotl deprecates '{key}'", key, fix, "warning")
 
 
 def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
@@ -211,7 +211,7 @@ def _branches(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _check_value(
     schema: dict[str, Any], value: Any, path: str, *, rl: Any = None, name: str = ""
-) -> Iterator[Finding]:
+) -> Iterator[Check]:
     try:
         _adapter(json.dumps(schema)).validate_python(value)
     except ValidationError:
@@ -229,7 +229,7 @@ def _check_value(
                 yield from _check_value({"anyOf": items}, item, f"{path}[{index}]")
 
 
-def _check_section(schema: dict[str, Any], value: dict[str, Any], path: str) -> Iterator[Finding]:
+def _check_section(schema: dict[str, Any], value: dict[str, Any], path: str) -> Iterator[Check]:
     objects = [branch for branch in _branches(schema) if branch.get("type") in ("object", None)]
     if any("properties" not in branch for branch in objects):
         return  # free keys; their values' types were judged with the whole
@@ -241,13 +241,13 @@ def _check_section(schema: dict[str, Any], value: dict[str, Any], path: str) -> 
         bare = str(key).removeprefix("fsdp_")
         if key in known:
             yield from (
-                Finding(f.what, where, f.fix, f.severity)
+                Check(f.answer, where, f.remedy, f.severity)
                 for f in _check_deprecated(str(key), known[key][0], inner)
             )
             yield from _check_value(known[key][0], inner, where)
         elif path == "fsdp_config" and bare in known:
             # check_fsdp_config_kwargs_prefix strips the prefix with a warning
-            yield Finding(f"Axolotl deprecates '{key}' here", where, f"use '{bare}'", "warning")
+            yield Check(f"Axolotl deprecates '{key}' here", where, f"use '{bare}'", "warning")
             yield from _check_value(known[bare][0], inner, where)
         else:
             yield _unknown(str(key), where, list(known))
@@ -297,7 +297,7 @@ def _limits(schema: dict[str, Any]) -> Any:
     return Field(PydanticUndefined, **limits)
 
 
-def _wrong_type(schema: dict[str, Any], value: Any, path: str) -> Finding:
+def _wrong_type(schema: dict[str, Any], value: Any, path: str) -> Check:
     branches = [branch for branch in _branches(schema) if branch.get("type") != "null"]
     choices = [
         c for b in branches for c in (b.get("enum") or [b["const"]] if _is_choice(b) else ())
@@ -308,7 +308,7 @@ def _wrong_type(schema: dict[str, Any], value: Any, path: str) -> Finding:
         listed = "one of " + ", ".join(str(choice) for choice in choices)
         wanted = f"{wanted}, or {listed}" if wanted else listed
     close = get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.6)
-    return Finding(
+    return Check(
         f"{_short(value)} is no value for '{path.rpartition('.')[2]}'",
         path,
         f"did you mean '{close[0]}'?" if close else f"give {wanted}",

@@ -7,8 +7,9 @@ even with the kernel in its cache, and ``HF_HUB_OFFLINE`` does not help, since t
 commits and no branches (``kernels/_versions.py``). A folder that ``LOCAL_KERNELS`` names is taken
 without asking anyone (``kernels/utils.py``, ``get_kernel``).
 
-``python -m multitask.runners.kernels`` prints where the kernel is on this machine; with ``fetch
-[FOLDER]`` it downloads it, into the Hub's cache or a folder that ``LOCAL_KERNELS`` can name.
+``python -m multitask.runners.axolotl.kernels`` prints where the kernel is on this machine; with
+``fetch [FOLDER]`` it downloads it, into the Hub's cache or a folder that ``LOCAL_KERNELS`` can
+name.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What is Axolotl's: its file, its schema, and what its validator does not see."""
