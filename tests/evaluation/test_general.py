@@ -123,7 +123,7 @@ _SPEC = {"name": "parity", "kind": "classification", "source": {"path": "parity.
     [
         ("{name: banking77, kind: classification, source: {path: x.csv}}", "of a shipped task"),
         ("{name: x, kind: classification}", "the key 'source' is missing"),
-        ("just words", "holds no task"),
+        ("just words", "a task is a mapping"),
     ],
 )
 def test_a_file_without_a_task_is_refused(tmp_path: Path, text: str, message: str) -> None:
