@@ -338,7 +338,7 @@ def _place(location: tuple[int | str, ...], content: Any) -> tuple[int | str, ..
 
 def _other_branch(location: tuple[int | str, ...], content: dict[str, Any]) -> bool:
     """Whether a complaint is about a form of a value that the user did not choose."""
-    if location[-1] == "str":
+    if location and location[-1] == "str":
         value = _value_at(content, _place(location[:-1], content))
         return isinstance(value, (list, dict))
     if len(location) < 3 or location[0] not in ("tasks", "general"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -356,7 +356,7 @@ def roc_auc(predictions: Predictions) -> Statistic | None:
     of them are left out of the interval.
     """
     ranking = _ranking(predictions)
-    return None if ranking is None else Statistic(_area(ranking, _roc), ranking.rows)
+    return None if ranking is None else Statistic(ranking.roc, ranking.rows)
 
 
 @metric(name="pr_auc", title="PR-AUC", unit="number", kinds=_CLASSIFICATION, needs=["log_probs"])
@@ -368,16 +368,44 @@ def pr_auc(predictions: Predictions) -> Statistic | None:
     two labels, as ROC-AUC.
     """
     ranking = _ranking(predictions)
-    return None if ranking is None else Statistic(_area(ranking, _pr), ranking.rows)
+    return None if ranking is None else Statistic(ranking.pr, ranking.rows)
 
 
-@dataclass(frozen=True)
 class _Ranking:
-    """Rows, or cells of rows, by their score: which are positive, and the rank of each score."""
+    """Rows, or cells of rows, by the rank of their score; two metrics share the counts."""
 
-    positive: Bools
-    ranks: Ints
-    rows: Ints | None
+    def __init__(self, positive: Bools, ranks: Ints, rows: Ints | None) -> None:
+        self.rows = rows
+        self._positive = positive
+        size = int(ranks.max()) + 1
+        self._groups = Groups(ranks[positive], size), Groups(ranks[~positive], size)
+        self._counted: tuple[Floats | None, Floats, Floats] = None, np.empty(0), np.empty(0)
+
+    def _counts(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Positive and negative rows of each score, the lowest first; NaN where one has none."""
+        if self._counted[0] is not weights:
+            yes = self._groups[0].sums(weights[:, self._positive])
+            no = self._groups[1].sums(weights[:, ~self._positive])
+            undefined = ~(yes.any(axis=1) & no.any(axis=1))
+            yes[undefined] = no[undefined] = np.nan
+            self._counted = weights, yes, no
+        return self._counted[1:]
+
+    def roc(self, weights: Floats) -> Floats:
+        yes, no = self._counts(weights)
+        below = np.cumsum(no, axis=1) - no
+        wins = (yes * (below + no / 2)).sum(axis=1)
+        area: Floats = wins / (yes.sum(axis=1) * no.sum(axis=1))
+        return area
+
+    def pr(self, weights: Floats) -> Floats:
+        yes, no = self._counts(weights)
+        found_yes = np.cumsum(yes[:, ::-1], axis=1)
+        found = found_yes + np.cumsum(no[:, ::-1], axis=1)
+        precision = np.divide(found_yes, found, out=np.zeros_like(found), where=found > 0)
+        gained = (yes[:, ::-1] * precision).sum(axis=1)
+        area: Floats = gained / yes.sum(axis=1)
+        return area
 
 
 @lru_cache(maxsize=1)
@@ -391,37 +419,3 @@ def _ranking(predictions: Predictions) -> _Ranking | None:
     positive = np.array([label == wanted for label in gold])
     codes, rows = cells((2 * ranks + positive).astype(np.int64), predictions.items)
     return _Ranking(codes % 2 == 1, codes // 2, None if isinstance(rows, int) else rows)
-
-
-def _area(
-    ranking: _Ranking, area: Callable[[Floats, Floats], Floats]
-) -> Callable[[Floats], Floats]:
-    size, positive = int(ranking.ranks.max()) + 1, ranking.positive
-    of_positive = Groups(ranking.ranks[positive], size)
-    of_negative = Groups(ranking.ranks[~positive], size)
-
-    def statistic(weights: Floats) -> Floats:
-        # Rows of each score, the lowest score first.
-        yes = of_positive.sums(weights[:, positive])
-        no = of_negative.sums(weights[:, ~positive])
-        defined = yes.any(axis=1) & no.any(axis=1)
-        out = np.full(len(weights), np.nan)
-        out[defined] = area(yes[defined], no[defined])
-        return out
-
-    return statistic
-
-
-def _roc(yes: Floats, no: Floats) -> Floats:
-    below = np.cumsum(no, axis=1) - no
-    wins = (yes * (below + no / 2)).sum(axis=1)
-    area: Floats = wins / (yes.sum(axis=1) * no.sum(axis=1))
-    return area
-
-
-def _pr(yes: Floats, no: Floats) -> Floats:
-    found_yes = np.cumsum(yes[:, ::-1], axis=1)
-    found = found_yes + np.cumsum(no[:, ::-1], axis=1)
-    precision = np.divide(found_yes, found, out=np.zeros_like(found), where=found > 0)
-    gained: Floats = (yes[:, ::-1] * precision).sum(axis=1) / yes.sum(axis=1)
-    return gained
