@@ -80,7 +80,7 @@ def _evaluate(run: Path, compare: Sequence[Path], settings: Settings, **wanted: 
 
     from multitask.evaluation.distributed import join_ranks
     from multitask.evaluation.evaluate import evaluate as evaluate_run
-    from multitask.interference.compare import compare_runs
+    from multitask.evaluation.transfer import compare_runs
     from multitask.quiet import quiet_libraries
     from multitask.reports.terminal import print_forgetting, print_interference, print_results
     from multitask.run import Run

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from multitask.interference.specs import BudgetKind
+    from multitask.evaluation.transfer import BudgetKind
 
 _SINGLE = "single-task"
 
@@ -75,7 +75,7 @@ def _example(path: Path, preset: str) -> None:
 
 def _single_task(path: Path | None, source: Path | None, budget: str) -> None:
     from multitask.errors import InputError, did_you_mean
-    from multitask.interference.specs import write_single_task_specs
+    from multitask.evaluation.transfer import write_single_task_specs
 
     if source is None:
         raise InputError("which run?", fix="add --from RUN")

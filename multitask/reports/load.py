@@ -16,7 +16,6 @@ from multitask.evaluation.baselines import TITLES
 from multitask.evaluation.models import BASE_NAME, DEFAULT_NAME
 from multitask.evaluation.requests import Settings
 from multitask.files import read_json, read_mapping, read_text
-from multitask.metrics import METRICS
 from multitask.metrics.registry import adopt
 from multitask.reports import answers as rows_of
 from multitask.reports.training import read_lines, read_training
@@ -243,8 +242,7 @@ def _task(
     task, labels = results["tasks"][name], manifest["tasks"][name]["labels"]
     kind = kind_named(task["kind"])
     headline = next(iter(task["metrics"]))
-    names = [headline, *(key for key in METRICS if key in task["metrics"] and key != headline)]
-    names += [key for key in task["metrics"] if key not in METRICS and key != headline]
+    names = list(task["metrics"])
     systems = [(folder.name, task["metrics"]), *others.items()]
     single = results["comparisons"].get(SINGLE, {}).get(name)
     if single is not None:

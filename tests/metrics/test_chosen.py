@@ -17,6 +17,7 @@ from multitask.evaluation.evaluate import evaluate
 from multitask.evaluation.requests import Settings
 from multitask.metrics import METRICS, Predictions
 from multitask.metrics.registry import chosen
+from multitask.reports.write import write_report
 from multitask.spec import load_spec
 
 OWN = """
@@ -76,8 +77,8 @@ def test_results_have_the_chosen_metrics_the_headline_first(folder: Path, toy: P
     METRICS.pop("vowels")
     # The run finds the module wherever it is evaluated from.
     assert load_spec(run.root).tasks == spec.tasks
-    evaluate(run, model=str(toy), name="base", settings=Settings(generate=0))
-    results = json.loads((run.evaluations / "base" / "results.json").read_text())
+    evaluate(run, model=str(toy), name="mine", settings=Settings(generate=0))
+    results = json.loads((run.evaluations / "mine" / "results.json").read_text())
     task = results["tasks"]["letters"]
     for metrics in (task["metrics"], *task["baselines"].values()):
         assert list(metrics) == ["macro_f1", "vowels", "accuracy"]
@@ -85,6 +86,12 @@ def test_results_have_the_chosen_metrics_the_headline_first(folder: Path, toy: P
     assert task["own_metrics"] == {
         "vowels": {"title": "Vowels answered", "higher_is_better": False, "unit": "number"}
     }
+    # A report knows what they are where their module is not.
+    METRICS.pop("vowels")
+    (folder / "own.py").unlink()
+    page, _ = write_report(run)
+    assert "Vowels answered" in page.read_text()
+    assert METRICS["vowels"].unit == "number"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,7 @@ def test_results_have_the_chosen_metrics_the_headline_first(folder: Path, toy: P
         (["acuracy"], "classification", "unknown metric 'acuracy'\n  fix: did you mean 'accuracy'"),
         (["bleu"], "classification", "'bleu' is of generation, not of classification"),
         (["accuracy", "accuracy"], "classification", "'accuracy' is there twice"),
+        (["log_loss", "accuracy"], "classification", "the headline 'log_loss' needs more than ans"),
         (["own:likeliest"], "generation", "needs probabilities, which a task of the kind gen"),
         (
             ["own:vowel_rat"],

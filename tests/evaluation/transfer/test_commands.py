@@ -11,7 +11,7 @@ import yaml
 from multitask.run import Run
 from multitask.runners.axolotl.validate import axolotl_installed
 from multitask.toy import ToySize, write_toy_model
-from tests.interference.conftest import Runs
+from tests.evaluation.transfer.conftest import Runs
 from tests.toy_run import multitask
 
 

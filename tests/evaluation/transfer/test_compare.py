@@ -15,14 +15,13 @@ from jsonschema import Draft202012Validator
 from multitask.data.readers import read_rows
 from multitask.errors import InputError
 from multitask.evaluation.evaluate import evaluate
-from multitask.interference.budget import settings_that_differ
-from multitask.interference.compare import compare_runs
+from multitask.evaluation.transfer import compare_runs, settings_that_differ
 from multitask.reports.load import gather
 from multitask.reports.terminal import print_interference
 from multitask.reports.write import write_report
 from multitask.resources import resource_dir
 from multitask.run import Run
-from tests.interference.conftest import QUICK, TASKS, Runs
+from tests.evaluation.transfer.conftest import QUICK, TASKS, Runs
 
 
 def _compare(runs: Runs, **wanted: Any) -> dict[str, Any]:

@@ -11,8 +11,13 @@ import yaml
 from multitask.build import build_config
 from multitask.data.prepare import prepare
 from multitask.errors import InputError
-from multitask.interference.budget import budgets, same_budget, sequences_per_step
-from multitask.interference.specs import single_task_specs, write_single_task_specs
+from multitask.evaluation.transfer import (
+    budgets,
+    same_budget,
+    sequences_per_step,
+    single_task_specs,
+    write_single_task_specs,
+)
 from multitask.run import Run
 from multitask.spec import HubSpec, Spec, load_spec
 from multitask.training_spec import BalanceSpec
@@ -50,7 +55,7 @@ def test_what_is_built_from_them_has_the_same_budget_in_rows(run: Run, tmp_path:
         built = build_config(load_spec(path), tmp_path / single.task, validate=False).run
         (alone,) = budgets(built).values()
         assert same_budget(whole[single.task], alone) == "rows"
-        assert alone.seen == 3 * alone.rows
+        assert alone["seen"] == 3 * alone["rows"]
         assert sequences_per_step(built) == sequences_per_step(run)
 
 

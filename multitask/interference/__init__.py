@@ -1,1 +1,0 @@
-"""What each task gains or loses by being trained together with the others."""
