@@ -293,8 +293,7 @@ def chosen(names: Sequence[str], kind: str, has: Collection[str], where: str) ->
 
     Raises:
         InputError: A metric is unknown, chosen twice, of another kind, needs what the task does not
-            have, or its module cannot be imported; or the first, which stands for the task, needs
-            what baselines do not have.
+            have, or its module cannot be imported.
     """
     found: dict[str, Metric] = {}
     for name in names:
@@ -312,12 +311,6 @@ def chosen(names: Sequence[str], kind: str, has: Collection[str], where: str) ->
         if one.name in found:
             raise InputError(
                 f"the metric {one.name!r} is there twice", where=where, fix="remove one"
-            )
-        if not found and set(one.needs) - _ALWAYS - {"texts", "choices"}:
-            raise InputError(
-                f"the headline {name!r} needs more than answers, and baselines have no more",
-                where=where,
-                fix="name it after another metric, such as accuracy",
             )
         found[one.name] = one
     return list(found.values()) or metrics_of(kind)

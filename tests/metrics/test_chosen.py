@@ -100,7 +100,6 @@ def test_results_have_the_chosen_metrics_the_headline_first(folder: Path, toy: P
         (["acuracy"], "classification", "unknown metric 'acuracy'\n  fix: did you mean 'accuracy'"),
         (["bleu"], "classification", "'bleu' is of generation, not of classification"),
         (["accuracy", "accuracy"], "classification", "'accuracy' is there twice"),
-        (["log_loss", "accuracy"], "classification", "the headline 'log_loss' needs more than ans"),
         (["own:likeliest"], "generation", "needs probabilities, which a task of the kind gen"),
         (
             ["own:vowel_rat"],
