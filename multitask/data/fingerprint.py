@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from xxhash import xxh3_64_intdigest
 
+from multitask.data.rows import NOTHING, Rows, arrow
 from multitask.tasks import Example
 
 Fingerprints = npt.NDArray[np.uint64]
 Marks = tuple[str, ...]
-
-_BLOCK = 4096
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_LETTERS = (string.punctuation + string.whitespace).encode()
@@ -43,7 +44,8 @@ _MARK = re.compile(
     | [^\x00-\x7f\w\s]""",
     re.VERBOSE,
 )
-_NOT_SPACES = string.whitespace.replace(" ", "").encode() + b"\x1c\x1d\x1e\x1f"
+# White space that is not one space between words, and the null character.
+_UNEVEN = r"[\x00\t-\r\x1c-\x1f]|  |^ | $"
 
 
 def normalised(text: str) -> str:
@@ -111,7 +113,7 @@ def content(example: Example, form: Callable[[str], str]) -> str:
     return "\x1f".join(parts)
 
 
-def fingerprints(examples: Sequence[Example]) -> tuple[Fingerprints, Fingerprints]:
+def fingerprints(rows: Rows) -> tuple[Fingerprints, Fingerprints]:
     """64-bit XXH3 hashes of every row's content, the same on every machine.
 
     Among a million different texts, the chance that any two share one is about 3 in 10^8.
@@ -120,35 +122,30 @@ def fingerprints(examples: Sequence[Example]) -> tuple[Fingerprints, Fingerprint
         Those of the normal form (:func:`normalised`), and those of the letters
         (:func:`letters_only`).
     """
-    forms: tuple[list[bytes], list[bytes]] = ([], [])
-    for start in range(0, len(examples), _BLOCK):
-        for form, found in zip(forms, _contents(examples[start : start + _BLOCK]), strict=True):
-            form.extend(found)
-    keys, letters = (
-        np.fromiter(map(xxh3_64_intdigest, found), dtype=np.uint64, count=len(found))
-        for found in forms
-    )
+    keys, letters = (np.empty(len(rows), dtype=np.uint64) for _ in range(2))
+    step = rows.step
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        for found, forms in zip((keys, letters), _contents(block), strict=True):
+            hashes = map(xxh3_64_intdigest, forms)
+            found[start : start + step] = np.fromiter(hashes, np.uint64, len(block))
     return keys, letters
 
 
-def _contents(examples: Sequence[Example]) -> tuple[list[bytes], list[bytes]]:
-    """Both contents of some rows; where all are plain ASCII texts, all of them at once."""
-    _, texts, _, choices, contexts = zip(*examples, strict=True)
-    joined = "\0".join(texts)
-    plain = joined.isascii() and joined.count("\0") == len(texts) - 1
-    if plain and not any(choices) and not any(contexts):
-        lower = joined.lower().encode()
-        between = b"\0" + lower + b"\0"
-        irregular = len(lower.translate(None, _NOT_SPACES)) < len(lower)
-        irregular |= b"  " in lower or b"\0 " in between or b" \0" in between
-        letters = lower.translate(None, _NO_LETTERS).split(b"\0")
-        if not irregular and all(letters):
-            return lower.split(b"\0"), letters
-    keys, letters = (
-        [content(example, form).encode() for example in examples]
-        for form in (normalised, letters_only)
-    )
-    return keys, letters
+def _contents(rows: Rows) -> tuple[list[bytes], list[bytes]]:
+    """Both contents of rows; of plain ASCII texts, all of them at once."""
+    texts = rows.column("text")
+    plain = pc.and_not(pc.string_is_ascii(texts), pc.match_substring_regex(texts, _UNEVEN))
+    if not rows.text_alone:
+        plain = arrow(np.zeros(len(rows), dtype=bool))
+    lower = pc.if_else(plain, pc.ascii_lower(texts), NOTHING).cast(pa.large_binary()).to_pylist()
+    bare = b"\0".join(lower).translate(None, _NO_LETTERS).split(b"\0")
+    letters = [letters or text for letters, text in zip(bare, lower, strict=True)]
+    careful = pc.indices_nonzero(pc.invert(plain)).to_numpy()
+    for place, row in zip(careful.tolist(), rows.take(careful), strict=True):
+        lower[place] = content(row, normalised).encode()
+        letters[place] = content(row, letters_only).encode()
+    return lower, letters
 
 
 def draw(values: Fingerprints, seed: int) -> Fingerprints:

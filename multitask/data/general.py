@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from multitask.data.define import define_task, task_of
 from multitask.data.leakage import LeakageGate, Part, summary
 from multitask.data.render import Renderer, Row, gold, pick_templates
+from multitask.data.rows import Rows
 from multitask.data.sources import read_task
 from multitask.data.special_tokens import guard_cells, token_pattern
 from multitask.data.tokens import load_tokenizer
@@ -136,7 +136,7 @@ def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) 
     )
     task = define_task(declared, data.labels, spec.templates)
     split = next(name for name in _PREFERRED if data.splits.get(name))
-    rows = {split: list(data.splits[split])}
+    rows = {split: Rows.of(data.splits[split])}
     guard_cells(
         rows,
         token_pattern(load_tokenizer(spec, run.root)),
@@ -155,10 +155,9 @@ def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) 
         )
     part = task.kind.arrange(task, part, spec.templates, official=True, seed=spec.seed)
     numbers = pick_templates(part.keys, None, len(task.templates), seed=spec.seed)
-    places = np.arange(len(part.examples)).tolist()
-    lines = Renderer(task, alpaca=alpaca).lines(part.examples, numbers.tolist(), places)
+    lines = Renderer(task, alpaca=alpaca).lines(part.examples, numbers)
     rows_file, record_file = _files(run, declared.name)
-    write_atomic(rows_file, "".join(lines))
+    write_atomic(rows_file, "".join(lines.to_pylist()))
     record = {
         **task_record(task),
         "source": source.record(),
@@ -177,7 +176,7 @@ def _parts(train: Iterable[Row]) -> list[Part]:
     for row in train:
         example = Example(row["id"], row["text"], gold(row), tuple(row.get("choices", ())))
         by_task.setdefault(row["task"], {})[row["id"]] = example
-    return [Part(name, "train", list(rows.values())) for name, rows in by_task.items()]
+    return [Part(name, "train", Rows.of(rows.values())) for name, rows in by_task.items()]
 
 
 def _files(run: Run, name: str) -> tuple[Path, Path]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, combinations, compress
-from operator import itemgetter
+from itertools import chain, combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ from multitask.data.fingerprint import (
     normalised,
     without_punctuation,
 )
+from multitask.data.rows import Rows
 from multitask.task_spec import LEVELS, LeakageSpec, Level
 from multitask.tasks import Example
 
@@ -56,7 +56,7 @@ class Part:
 
     task: str
     split: str
-    examples: list[Example]
+    examples: Rows
     keys: Fingerprints = field(default_factory=_nothing)
     letters: Fingerprints = field(default_factory=_nothing)
     groups: Fingerprints = field(default_factory=_nothing)
@@ -71,36 +71,40 @@ class Part:
     @property
     def labels(self) -> list[str]:
         """The rows' labels."""
-        return list(map(itemgetter(2), self.examples))
+        return self.examples.labels
 
     def take(self, mask: npt.NDArray[np.bool_], split: str) -> Part:
         """The rows where ``mask`` is true, under another split's name."""
-        kept = mask.tolist()
         return Part(
             self.task,
             split,
-            list(compress(self.examples, kept)),
+            self.examples.take(mask),
             self.keys[mask],
             self.letters[mask],
             self.groups[mask],
         )
 
 
-def _settled(examples: Sequence[Example], keys: Fingerprints) -> list[Example]:
+def _settled(rows: Rows, keys: Fingerprints) -> Rows:
     """The rows, those that share a fingerprint ordered by all that they say, then by their id.
 
     Only these are moved, and only among themselves: a row is what it is by its fingerprint, and
     rows that lie in the memory as they were read are faster to go through.
     """
-    settled = list(examples)
     order = np.argsort(keys, kind="stable")
     same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-    for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else ():
-        places = order[run[0] : run[-1] + 2].tolist()
-        rows = sorted((examples[i] for i in places), key=lambda row: (*row[1:], row.id))
-        for place, row in zip(places, rows, strict=True):
-            settled[place] = row
-    return settled
+    if not len(same):
+        return rows
+    moved = order[np.union1d(same, same + 1)]
+    says = {
+        place: (*row[1:], row.id)
+        for place, row in zip(moved.tolist(), rows.take(moved), strict=True)
+    }
+    settled = np.arange(len(rows))
+    for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1):
+        places = order[run[0] : run[-1] + 2]
+        settled[places] = sorted(places.tolist(), key=says.__getitem__)
+    return rows.take(settled)
 
 
 @dataclass(frozen=True)
@@ -192,8 +196,8 @@ class LeakageGate:
         twins = _twins(protected, self._reached(candidates, hits))
         for part, hit in zip(candidates, hits, strict=True):
             stay = np.ones(len(part.examples), dtype=bool)
-            for i in np.flatnonzero(hit).tolist():
-                leak = self._strictest(part, i, twins)
+            for i, row in _numbered(part, hit):
+                leak = self._strictest(part, row, int(part.letters[i]), twins)
                 if leak is None:
                     continue
                 stay[i] = leak.level not in self._spec.remove
@@ -207,9 +211,8 @@ class LeakageGate:
         own = {key for p, hit in zip(parts, hits, strict=True) for key in p.letters[hit].tolist()}
         return own | {other for key in own for other in self._near(key)}
 
-    def _strictest(self, part: Part, i: int, twins: Twins) -> Leak | None:
+    def _strictest(self, part: Part, row: Example, letters: int, twins: Twins) -> Leak | None:
         """The closest likeness of a row to a protected one; first those that remove it."""
-        row, letters = part.examples[i], int(part.letters[i])
         found: tuple[tuple[object, ...], Level, Part, Example] | None = None
         for key in (letters, *self._near(letters)):
             for other, twin in twins.get(key, ()):
@@ -227,7 +230,7 @@ class LeakageGate:
         twin_is = (other.task, twin.id, other.split)
         return Leak(part.task, row.id, part.split, row.label, level, *twin_is)
 
-    def group(self, part: Part, labels: Sequence[str]) -> None:
+    def group(self, part: Part, *, by_label: bool) -> None:
         """Give rows that would be leaks between splits of ``part`` a common group.
 
         A group is all that is connected by such pairs, the most alike first, but holds at most
@@ -236,12 +239,13 @@ class LeakageGate:
 
         Args:
             part: Rows that are going to be divided; changed in place.
-            labels: What the split keeps even: the rows' labels.
+            by_label: Whether the split keeps labels even; else all rows count as of one.
         """
         part.groups = part.keys
         nodes, pairs = self._pairs_within(part)
         if not pairs:
             return
+        labels = part.labels if by_label else [""] * len(part.examples)
         part.groups = part.keys.copy()
         place = {key: number for number, key in enumerate(nodes)}
         weights: list[Counter[str]] = [Counter() for _ in nodes]
@@ -266,8 +270,8 @@ class LeakageGate:
         Pairs are level, similarity (negative) and both contents, to be sorted.
         """
         at: dict[int, dict[int, Example]] = defaultdict(dict)
-        for i in np.flatnonzero(self._grouped(part)).tolist():
-            at[int(part.letters[i])].setdefault(int(part.keys[i]), part.examples[i])
+        for i, row in _numbered(part, self._grouped(part)):
+            at[int(part.letters[i])].setdefault(int(part.keys[i]), row)
         nodes = {key: row for here in at.values() for key, row in here.items()}
         pairs = []
         for letters, here in at.items():
@@ -299,9 +303,9 @@ def _neighbours(parts: Sequence[Part], threshold: float, seed: int) -> Neighbour
     by_task: dict[str, dict[tuple[int, str], Example]] = defaultdict(dict)
     for part in parts:
         _, first = np.unique(part.keys, return_index=True)
-        for i in first.tolist():
-            bare = content(part.examples[i], without_punctuation)
-            by_task[part.task].setdefault((int(part.letters[i]), bare), part.examples[i])
+        for i, row in zip(first.tolist(), part.examples.take(first), strict=True):
+            bare = content(row, without_punctuation)
+            by_task[part.task].setdefault((int(part.letters[i]), bare), row)
     keys: list[int] = []
     sets: list[frozenset[str]] = []
     for rows in by_task.values():
@@ -317,13 +321,18 @@ def _neighbours(parts: Sequence[Part], threshold: float, seed: int) -> Neighbour
     return {key: dict(sorted(others.items())) for key, others in found.items()}
 
 
+def _numbered(part: Part, mask: npt.NDArray[np.bool_]) -> Iterator[tuple[int, Example]]:
+    """The rows where a mask is true, with their places."""
+    places = np.flatnonzero(mask)
+    return zip(places.tolist(), part.examples.take(places), strict=True)
+
+
 def _twins(parts: Sequence[Part], wanted: set[int]) -> Twins:
     """Rows by the fingerprint of their letters, those that say exactly the same once."""
     letters = np.fromiter(wanted, dtype=np.uint64, count=len(wanted))
     found: dict[int, dict[object, tuple[Part, Example]]] = defaultdict(dict)
     for part in parts:
-        for i in np.flatnonzero(np.isin(part.letters, letters)).tolist():
-            row = part.examples[i]
+        for i, row in _numbered(part, np.isin(part.letters, letters)):
             says = (row.text, row.context, row.choices)
             found[int(part.letters[i])].setdefault(says, (part, row))
     return {key: list(rows.values()) for key, rows in found.items()}
@@ -361,8 +370,8 @@ def duplicates_within(part: Part) -> dict[str, int]:
     """
     _, inverse, counts = np.unique(part.letters, return_inverse=True, return_counts=True)
     labels: dict[object, Counter[str]] = defaultdict(Counter)
-    for i in np.flatnonzero(counts[inverse] > 1).tolist():
-        labels[int(inverse[i]), _marks(part.examples[i])][part.examples[i].label] += 1
+    for i, row in _numbered(part, counts[inverse] > 1):
+        labels[int(inverse[i]), _marks(row)][row.label] += 1
     return {
         "repeated": sum(found.total() - 1 for found in labels.values()),
         "contradictory": sum(len(found) > 1 for found in labels.values()),

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from multitask.data.readers import Rejects, columns_of, select_blocks
+from multitask.data.rows import NOTHING, Rows, arrow, text_column
 from multitask.errors import InputError, did_you_mean
 from multitask.task_spec import AnyOf, Split, TaskSpec
 from multitask.tasks import Example
@@ -28,7 +33,7 @@ class TaskData:
     """
 
     labels: tuple[str, ...]
-    splits: Mapping[str, list[Example]]
+    splits: Mapping[str, Sequence[Example]]
 
 
 def check_parts(spec: TaskSpec) -> None:
@@ -65,7 +70,7 @@ def read_mapped(spec: TaskSpec, files: Files, rejects: Rejects) -> TaskData:
         InputError: A file cannot be read, lacks a column, or gives no label space.
     """
     labels = _label_set(spec, files)
-    splits: dict[str, list[Example]] = {}
+    splits: dict[str, Rows] = {}
     for split in get_args(Split):
         place = spec.source.splits.get(split) if spec.source.splits else split
         if place is None or place not in files:
@@ -113,7 +118,8 @@ def _label_set(spec: TaskSpec, files: Files) -> list[str] | None:
 
 def _examples(
     spec: TaskSpec, split: str, paths: Iterable[Path], reader: RowReader, rejects: Rejects
-) -> list[Example]:
+) -> Rows:
+    found: list[Rows] = []
     examples: list[Example] = []
     seen: set[str] = set()
     many = getattr(reader, "many", None)
@@ -122,11 +128,12 @@ def _examples(
         prefix = f"{split}-" if number == 0 else f"{split}-{number}-"
         for block in select_blocks(path, columns, rejects):
             if many is not None and not id_given:
-                plain = many([f"{prefix}{row}" for row in block.rows], *block.columns)
+                plain = many(_numbered(prefix, block.rows), *block.columns)
                 if plain is not None:
-                    examples += plain
+                    found += [Rows.of(examples), plain]
+                    examples.clear()
                     continue
-            for row, values in zip(block.rows, zip(*block.columns, strict=True), strict=True):
+            for row, values in block:
                 row_id = f"{prefix}{row}"
                 if id_given:
                     if values[0] is None or values[0] == "":
@@ -143,7 +150,13 @@ def _examples(
                 else:
                     reason, _, detail = str(example).partition(": ")
                     rejects.add(path, row, reason, detail=detail)
-    return examples
+    return Rows.concat([*found, Rows.of(examples)])
+
+
+def _numbered(prefix: str, numbers: Sequence[int]) -> pa.LargeStringArray:
+    """Ids: a prefix before each number."""
+    ends = arrow(np.asarray(numbers, dtype=np.int64)).cast(pa.large_string())
+    return pc.binary_join_element_wise(text_column([prefix])[0], ends, NOTHING)
 
 
 def columns_for(spec: TaskSpec, path: Path) -> tuple[list[str], bool]:

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from multitask.data.fingerprint import Fingerprints, draw
-from multitask.tasks import Example, letter
+from multitask.data.rows import Rows
+from multitask.tasks import letter
 
 # Below this, a dependence is reported: one false alarm in a thousand checks.
 _ALARM = 0.001
 
 
-def shuffle_options(examples: Sequence[Example], keys: Fingerprints, *, seed: int) -> list[Example]:
+def shuffle_options(examples: Rows, keys: Fingerprints, *, seed: int) -> Rows:
     """Move every row's options so that the gold answer is evenly spread over the positions.
 
     Rows with the same number of options take turns: among them, each position is gold equally
@@ -41,7 +42,7 @@ def shuffle_options(examples: Sequence[Example], keys: Fingerprints, *, seed: in
             choices=tuple(example.choices[i] for i in arrangement),
             label=letter(target),
         )
-    return moved
+    return Rows.of(moved)
 
 
 def uniform_p_value(gold: Sequence[str], labels: Sequence[str]) -> float:

@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from multitask.data.define import define_task, task_of
 from multitask.data.general import write_general
@@ -21,6 +21,7 @@ from multitask.data.manifest import manifest_record, plan_markdown
 from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled, stratified_split
 from multitask.data.readers import Rejects, iterate_rows
 from multitask.data.render import Renderer, pick_templates
+from multitask.data.rows import Rows, arrow
 from multitask.data.scorable import check_answers, check_scorable
 from multitask.data.sources import Source, read_task
 from multitask.data.special_tokens import SpecialTokens, guard_cells, token_pattern
@@ -32,7 +33,6 @@ from multitask.spec import Spec
 from multitask.task_spec import TaskSpec
 from multitask.tasks import Task
 
-_BLOCK = 65_536
 _WORD = {"train": "training", "validation": "validation", "test": "test"}
 
 Report = Callable[[str], None]
@@ -103,36 +103,40 @@ class Prepared:
         return [len(prepared.parts[split].examples) for prepared in self.tasks]
 
     def lines(self, name: str) -> Iterator[str]:
+        """A split line by line, as :meth:`blocks` has it."""
+        for block in self.blocks(name):
+            yield from block.to_pylist()
+
+    def blocks(self, name: str) -> Iterator[pa.LargeStringArray]:
         """A split as JSON lines; train is the shuffled mixture, the others follow the tasks."""
         sizes = self._sizes(name)
         order = shuffled(sizes, seed=self.seed) if name == "train" else np.arange(sum(sizes))
         starts = np.cumsum([0, *sizes[:-1]])
-        task_of = np.searchsorted(starts, order, side="right") - 1
-        # A task without rows here has the next one's start: it is never meant.
-        streams = [
-            self._lines(prepared, name, order[task_of == i] - starts[i])
-            for i, prepared in enumerate(self.tasks)
-        ]
-        if len(streams) == 1:
-            return streams[0]
-        return (next(streams[i]) for some in _blocks(task_of) for i in some)
+        renderers = [Renderer(prepared.task, alpaca=self.alpaca) for prepared in self.tasks]
+        step = min(prepared.parts[name].examples.step for prepared in self.tasks)
+        for first in range(0, len(order), step):
+            block = order[first : first + step]
+            # A task without rows here has the next one's start: it is never meant.
+            task_of = np.searchsorted(starts, block, side="right") - 1
+            places, lines = [], []
+            for i in np.unique(task_of).tolist():
+                places.append(np.flatnonzero(task_of == i))
+                rows, templates = self._chosen(self.tasks[i], name, block[places[-1]] - starts[i])
+                lines.append(renderers[i].lines(rows, templates))
+            if len(lines) > 1:
+                back = np.argsort(np.concatenate(places))
+                lines = [pa.concat_arrays(lines).take(arrow(back))]
+            yield lines[0]
 
-    def _lines(self, prepared: PreparedTask, split: str, order: Indices) -> Iterator[str]:
+    def _chosen(self, prepared: PreparedTask, split: str, order: Indices) -> tuple[Rows, Indices]:
+        """Rows of a split of a task, and the phrasing that each gets."""
         part = prepared.parts[split]
         places, uses = order, None
         if split == "train":
             places, uses = prepared.places[order], prepared.uses[order]
         count = len(prepared.task.templates)
         templates = pick_templates(part.keys[places], uses, count, seed=self.seed)
-        renderer = Renderer(prepared.task, alpaca=self.alpaca)
-        for some, where in zip(_blocks(templates), _blocks(places), strict=True):
-            yield from renderer.lines(part.examples, some, where)
-
-
-def _blocks(numbers: Indices) -> Iterator[list[int]]:
-    """Numbers as lists, a few at a time: Python's integers take four times an array's memory."""
-    for start in range(0, len(numbers), _BLOCK):
-        yield numbers[start : start + _BLOCK].tolist()
+        return part.examples.take(places), templates
 
 
 def prepare_tasks(
@@ -210,7 +214,7 @@ def _read(
         on_rows=lambda rows: progress(f"reading {declared.name}", rows, None),
     )
     task = define_task(declared, data.labels, spec.templates)
-    splits = dict(data.splits)
+    splits = {split: Rows.of(rows) for split, rows in data.splits.items()}
     found = guard_cells(
         splits,
         special,
@@ -292,7 +296,7 @@ def _divide(prepared: PreparedTask, train: float, gate: LeakageGate, *, seed: in
         return
     stratify = prepared.task.kind.closed
     classes = prepared.task.kind.classes
-    gate.group(pool, pool.labels if classes else [""] * len(pool.examples))
+    gate.group(pool, by_label=classes)
     first = _split_mask(pool, train, stratify=stratify, seed=seed)
     prepared.parts["train"] = pool.take(first, "train")
     rest = pool.take(~first, missing[0])
@@ -314,11 +318,10 @@ def _divide(prepared: PreparedTask, train: float, gate: LeakageGate, *, seed: in
 def _split_mask(
     part: Part, fraction: float, *, stratify: bool, seed: int
 ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    labels = part.labels if stratify else [""] * len(part.examples)
-    return stratified_split(labels, part.groups, fraction, seed=seed)
+    codes = part.examples.ranks if stratify else np.zeros(len(part.examples), dtype=np.int64)
+    return stratified_split(codes, part.groups, fraction, seed=seed)
 
 
-_LINES = 1024
 # Rows that were kept are listed up to this many; those that were removed, all.
 _LISTED = 1000
 
@@ -389,11 +392,13 @@ def write_data(
 def _write_split(prepared: Prepared, split: str, path: Path, advance: Callable[[int], None]) -> str:
     """Write the rows of a split; return the file's SHA-256."""
     digest = hashlib.sha256()
-    lines = prepared.lines(split)
     with path.open("wb") as file:
-        while block := list(islice(lines, _LINES)):
-            data = "".join(block).encode()
-            file.write(data)
-            digest.update(data)
-            advance(len(block))
+        for lines in prepared.blocks(split):
+            # The lines of an array lie one after the other, from its first offset to its last.
+            _, offsets, data = lines.buffers()
+            ends = np.frombuffer(offsets, dtype=np.int64)[[lines.offset, lines.offset + len(lines)]]
+            content = memoryview(data)[ends[0] : ends[1]]
+            file.write(content)
+            digest.update(content)
+            advance(len(lines))
     return digest.hexdigest()

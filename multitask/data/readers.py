@@ -7,15 +7,22 @@ with a whole file raises.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from multitask.data.rows import text_column
 from multitask.errors import InputError, did_you_mean
 from multitask.files import read_parquet
 
@@ -25,8 +32,10 @@ Record = dict[str, Any]
 MAX_CELL = 1_000_000
 csv.field_size_limit(2**24)
 
-# Rows are read in blocks: what holds for most blocks is checked once for all of their cells.
+# Rows are read in blocks: of files that Python reads row by row, and of others.
 _BLOCK = 4096
+_BATCH = 65_536
+_CSV_BYTES = 2**23
 
 _DELIMITERS = (",", ";", "\t", "|")
 # A name in quotes may have line breaks; one that is never closed is not looked for for long.
@@ -51,16 +60,29 @@ def columns_of(path: Path) -> list[str]:
     return list(_parquet(path).column_names)
 
 
-class Block(NamedTuple):
-    """Some rows of a file.
+@dataclass(frozen=True)
+class Block:
+    """Some rows of a file; iterating gives their numbers and values one by one.
 
     Attributes:
         rows: Their numbers.
-        columns: For each column that was asked for, its values in these rows.
+        columns: For each column that was asked for, its values in these rows: an Arrow array of
+            texts in blocks without any other value, else a list.
     """
 
     rows: Sequence[int]
-    columns: Sequence[Sequence[Any]]
+    columns: Sequence[Any]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, Sequence[Any]]], columns: int) -> Block:
+        """A block of numbered rows."""
+        if not rows:
+            return cls((), ((),) * columns)
+        numbers, values = zip(*rows, strict=True)
+        return cls(numbers, tuple(zip(*values, strict=True)))
+
+    def __iter__(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        return zip(self.rows, zip(*map(_listed, self.columns), strict=True), strict=True)
 
 
 def select(
@@ -71,7 +93,7 @@ def select(
     Takes and raises what :func:`select_blocks` does.
     """
     for block in select_blocks(path, columns, rejects):
-        yield from zip(block.rows, zip(*block.columns, strict=True), strict=True)
+        yield from block
 
 
 def select_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Iterator[Block]:
@@ -103,38 +125,47 @@ def select_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Itera
             continue
         empty = False
         rejects.look_at(len(block.rows))
-        yield block if all(map(_plain, block.columns)) else _usable(block, path, rejects)
+        texts = [_texts(column) for column in block.columns]
+        plain = all(column is not None for column in texts)
+        yield Block(block.rows, texts) if plain else _usable(block, path, rejects)
     if empty and not rejects.count:
         raise _no_rows(path)
 
 
-def _plain(values: Sequence[Any]) -> bool:
-    """Whether all cells of a column are text of ordinary length in UTF-8."""
+def _listed(values: Any) -> Sequence[Any]:
+    return values.to_pylist() if isinstance(values, pa.Array) else values  # type: ignore[no-any-return]
+
+
+def _texts(values: Any) -> Any:
+    """A column as an Arrow array; None unless all cells are texts of ordinary length in UTF-8."""
     try:
-        joined = "".join(values)
-        return (joined.isascii() or bool(joined.encode())) and max(map(len, values)) <= MAX_CELL
-    except (TypeError, UnicodeEncodeError):
-        return False
+        if not isinstance(values, pa.Array):
+            values = text_column(values)
+        elif not pa.types.is_large_string(values.type):
+            kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+            values = values.cast(pa.large_string()) if pa.types.is_string(kind) else None
+    except (pa.ArrowException, AttributeError, TypeError, UnicodeEncodeError):
+        return None
+    if values is None or values.null_count or _longest(values) > MAX_CELL:
+        return None
+    return values
+
+
+def _longest(values: Any) -> int:
+    """The most bytes of a cell of a column of texts."""
+    return pc.max(pc.binary_length(values)).as_py() or 0
 
 
 def _usable(block: Block, path: Path, rejects: Rejects) -> Block:
     """The rows of a block without a fault in a cell."""
     kept = []
-    for row, values in zip(block.rows, zip(*block.columns, strict=True), strict=True):
+    for row, values in block:
         fault = _fault(values)
         if fault:
             rejects.add(path, row, fault)
         else:
             kept.append((row, values))
-    return _block(kept, len(block.columns))
-
-
-def _block(rows: Sequence[tuple[int, Sequence[Any]]], columns: int) -> Block:
-    """A block of numbered rows."""
-    if not rows:
-        return Block((), ((),) * columns)
-    numbers, values = zip(*rows, strict=True)
-    return Block(numbers, tuple(zip(*values, strict=True)))
+    return Block.of(kept, len(block.columns))
 
 
 def _fault(values: tuple[Any, ...]) -> str | None:
@@ -200,7 +231,63 @@ def _csv_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Iterato
     if delimiter != ",":
         rejects.notes.append(f"{path.name}: read with the delimiter {delimiter!r}")
     places = [header.index(column) for column in columns]
-    width = len(header)
+    table = _csv_table(path, places, len(header), delimiter)
+    if table is None:
+        yield from _csv_rows(path, places, len(header), delimiter, rejects)
+        return
+    done = 0
+    for batch in table.to_batches(max_chunksize=_BATCH):
+        yield Block(range(done + 1, done + batch.num_rows + 1), batch.columns)
+        done += batch.num_rows
+
+
+def _csv_table(path: Path, places: Sequence[int], width: int, delimiter: str) -> Any | None:
+    """The columns of a CSV file by Arrow's reader; None where Python's might read it otherwise.
+
+    Arrow's gives empty lines cells and is lenient about quotes. What is doubtful is left to
+    Python's, which is strict, and to its caller, which names the row.
+    """
+    from pyarrow import csv as arrow
+
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    if width == 1 or not _strictly_quoted(data, delimiter):
+        return None
+    names = [f"f{place}" for place in places]
+    try:
+        table = arrow.read_csv(
+            pa.py_buffer(data),
+            arrow.ReadOptions(autogenerate_column_names=True, block_size=_CSV_BYTES),
+            arrow.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, ignore_empty_lines=False
+            ),
+            arrow.ConvertOptions(column_types=dict.fromkeys(names, pa.large_string())),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if table.num_columns != width:
+        return None
+    table = table.select(names).slice(1)
+    lengths = pc.max_element_wise(*map(pc.binary_length, table.columns))
+    limits = pc.min_max(lengths).as_py()
+    return table if limits["min"] and limits["max"] <= MAX_CELL else None
+
+
+def _strictly_quoted(data: npt.NDArray[np.uint8], delimiter: str) -> bool:
+    """Whether quotes are nowhere but around cells, and doubled within them."""
+    quotes = np.flatnonzero(data == ord('"'))
+    around = np.zeros(256, dtype=bool)
+    around[[ord(delimiter), ord("\n"), ord("\r"), ord('"')]] = True
+    opening, closing = quotes[::2], quotes[1::2]
+    opening = opening[opening > (3 if bytes(data[:3]) == codecs.BOM_UTF8 else 0)]
+    closing = closing[closing < len(data) - 1]
+    strict = around[data[opening - 1]].all() and around[data[closing + 1]].all()
+    return len(quotes) % 2 == 0 and bool(strict)
+
+
+def _csv_rows(
+    path: Path, places: Sequence[int], width: int, delimiter: str, rejects: Rejects
+) -> Iterator[Block]:
+    """The columns of a CSV file by Python's reader; names the rows that are wrong."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True, delimiter=delimiter)
         done = 0
@@ -212,19 +299,14 @@ def _csv_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Iterato
                 cells.extend(islice(reader, _BLOCK))  # keeps what came before an error
                 if not cells:
                     return
-                numbers = range(done + 1, done + len(cells) + 1)
-                done += len(cells)
-                if set(map(len, cells)) == {width}:
-                    by_column = list(zip(*cells, strict=True))
-                    yield Block(numbers, [by_column[place] for place in places])
-                    continue
                 whole = []
-                for row, values in zip(numbers, cells, strict=True):
+                for row, values in enumerate(cells, start=done + 1):
                     if len(values) == width:
                         whole.append((row, [values[place] for place in places]))
                     elif values:
                         rejects.add(path, row, "wrong number of columns", detail=f"({len(values)})")
-                yield _block(whole, len(places))
+                done += len(cells)
+                yield Block.of(whole, len(places))
         except csv.Error as error:
             raise InputError(
                 f"not valid CSV ({error})",
@@ -273,7 +355,7 @@ def _jsonl_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Itera
                 rejects.add(path, line, f"no key {missing!r}")
             else:
                 whole.append((line, values))
-        yield _block(whole, len(columns))
+        yield Block.of(whole, len(columns))
 
 
 def _parquet(path: Path) -> Any:
@@ -287,28 +369,28 @@ def _parquet_blocks(path: Path, columns: Sequence[str], rejects: Rejects) -> Ite
     ``ClassLabel``); it becomes None.
     """
     table = _parquet(path).select(list(columns))
-    names = _class_names(table.schema)
+    classes = _class_names(table.schema)
     done = 0
-    for batch in table.to_batches(max_chunksize=_BLOCK):
-        lists = [values.to_pylist() for values in batch.columns]
+    for batch in table.to_batches(max_chunksize=_BATCH):
+        values = list(batch.columns)
         rows: Sequence[int] = range(done + 1, done + batch.num_rows + 1)
         done += batch.num_rows
         wrong: set[int] = set()
-        for place, column in enumerate(columns):
-            if column not in names:
+        for place, names in enumerate(map(classes.get, columns)):
+            if names is None:
                 continue
-            known = dict(enumerate(names[column])) | {-1: None, None: None}
-            for row, value in zip(rows, lists[place], strict=True):
-                if value not in known and row not in wrong:
+            known = dict(enumerate(names)) | {-1: None, None: None}
+            codes = values[place].to_pylist()
+            for row, code in zip(rows, codes, strict=True):
+                if code not in known and row not in wrong:
                     wrong.add(row)
-                    detail = f"({value}, and there are {len(names[column])})"
+                    detail = f"({code}, and there are {len(names)})"
                     rejects.add(path, row, "the class is none of those", detail=detail)
-            lists[place] = [known.get(value) for value in lists[place]]
+            values[place] = [known.get(code) for code in codes]
+        block = Block(rows, values)
         if wrong:
-            keep = [row not in wrong for row in rows]
-            rows = list(compress(rows, keep))
-            lists = [list(compress(values, keep)) for values in lists]
-        yield Block(rows, lists)
+            block = Block.of([row for row in block if row[0] not in wrong], len(columns))
+        yield block
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:

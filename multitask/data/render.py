@@ -6,10 +6,15 @@ from collections.abc import Iterator, Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from multitask.data.fingerprint import Fingerprints, draw
 from multitask.data.mixture import Indices
+from multitask.data.rows import NOTHING, Rows, arrow, spaced, text_column
 from multitask.tasks import Example, Task
 
 Row = dict[str, Any]
@@ -36,8 +41,6 @@ class Renderer:
             template.around_text(task.constants(), _TEXT_FIELDS, fields)
             for template in task.templates
         ]
-        self._heads = [self._head(number) for number in range(len(task.templates))]
-        self._tails: list[dict[str, tuple[str, str, str]]] = [{} for _ in task.templates]
         self._responses: list[dict[str, str]] = [{} for _ in task.templates]
 
     def rows(
@@ -80,49 +83,71 @@ class Renderer:
                 row |= {"instruction": prompt, "input": "", "output": response}
             yield row
 
-    def lines(
-        self, examples: Sequence[Example], templates: Sequence[int], places: Sequence[int]
-    ) -> Iterator[str]:
-        """Yield :meth:`rows` as JSON lines; takes and raises the same.
+    def lines(self, rows: Rows, templates: Indices) -> pa.LargeStringArray:
+        """Rows as JSON lines, each with its line break; raises as :meth:`rows`.
 
-        Rows of a class that differ in their text and id alone are most rows of large tasks: what
-        stands between these two is encoded once per phrasing and label.
+        Rows of a class differ in text, id and label alone, wherever a template puts the text out
+        as it is: their lines are joined in columns.
+
+        Args:
+            rows: The rows.
+            templates: For each row, which phrasing it gets.
         """
-        heads, tails = self._heads, self._tails
-        for number, place in zip(templates, places, strict=True):
-            example = examples[place]
-            text, head = example.text, heads[number]
-            # A prompt has no white space around it, which is why such a text may lose its own.
-            if head is None or example.context or text.strip() != text:
-                row = next(self.rows(examples, (number,), (place,)))
-                yield orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE).decode()
-                continue
-            tail = tails[number].get(example.label)
-            if tail is None:
-                tail = tails[number][example.label] = self._tail(number, example)
-            quoted = encode_basestring(text)[1:-1]
-            prompt = quoted.join(head)
-            yield (f"{prompt}{tail[0]}{encode_basestring(example.id)}{tail[1]}{quoted}{tail[2]}")
+        pieces = [0 if around is None else len(around) for around in self._around]
+        counts = np.array(pieces)[templates]
+        if not self.task.kind.classes or self._alpaca or not rows.text_alone:
+            counts[:] = 0
+        # A prompt has no white space around it, which is why such a text may lose its own.
+        counts[spaced(rows.column("text"))] = 0
+        places, lines = [np.zeros(0, dtype=np.int64)], [text_column(())]
+        for count in np.unique(counts).tolist():
+            here = np.flatnonzero(counts == count)
+            some = rows if len(here) == len(rows) else rows.take(here)
+            places.append(here)
+            lines.append(
+                self._joined(some, templates[here], count)
+                if count
+                else text_column(self._dumped(some, templates[here]))
+            )
+        if len(lines) == 2:
+            return lines[1]
+        return pa.concat_arrays(lines).take(arrow(np.argsort(np.concatenate(places))))
 
-    def _head(self, number: int) -> list[str] | None:
-        """A line up to the prompt's end, cut at the text; None where rows differ in more."""
-        pieces = self._around[number]
-        if pieces is None or not self.task.kind.classes or self._alpaca:
-            return None
-        pieces = [pieces[0].lstrip(), *pieces[1:]]
-        pieces[-1] = pieces[-1].rstrip()
-        quoted = [encode_basestring(piece)[1:-1] for piece in pieces]
-        return ['{"messages":[{"role":"user","content":"' + quoted[0], *quoted[1:]]
+    def _dumped(self, rows: Rows, templates: Indices) -> Iterator[str]:
+        for row in self.rows(rows, templates.tolist(), range(len(rows))):
+            yield orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE).decode()
 
-    def _tail(self, number: int, example: Example) -> tuple[str, str, str]:
-        """What follows the prompt, what stands between id and text, and what follows the text."""
-        response = encode_basestring(self._response(example, number))
-        task = encode_basestring(self.task.name)
-        template = encode_basestring(self.task.templates[number].name)
-        return (
-            f'"}},{{"role":"assistant","content":{response}}}],"task":{task},"id":',
-            f',"template":{template},"text":"',
-            f'","label":{encode_basestring(example.label)}}}\n',
+    def _joined(self, rows: Rows, templates: Indices, count: int) -> pa.LargeStringArray:
+        """Lines of rows of a class whose prompts are their text between ``count`` pieces."""
+        names, templates_of_task = rows.label_names, self.task.templates
+        heads = [[""] * len(templates_of_task) for _ in range(count)]
+        middles = [""] * len(templates_of_task)
+        tails = [""] * (len(templates_of_task) * len(names))
+        for number in np.unique(templates).tolist():
+            around = [*(self._around[number] or ())]
+            # A prompt has no white space around it.
+            around[0] = around[0].lstrip()
+            around[-1] = around[-1].rstrip()
+            for head, piece in zip(heads, around, strict=True):
+                head[number] = quoted(piece)
+            heads[0][number] = '{"messages":[{"role":"user","content":"' + heads[0][number]
+            middles[number] = f'","template":"{quoted(templates_of_task[number].name)}","text":"'
+            for place, label in enumerate(names):
+                response = quoted(self._response(Example("", "", label), number))
+                tails[number * len(names) + place] = (
+                    f'"}},{{"role":"assistant","content":"{response}"}}],'
+                    f'"task":"{quoted(self.task.name)}","id":"'
+                )
+        text = _quoted_column(rows.column("text"))
+        prompt = [part for head in heads for part in (_picked(head, templates), text)][:-1]
+        return pc.binary_join_element_wise(
+            *prompt,
+            _picked(tails, templates * len(names) + rows.codes),
+            _quoted_column(rows.column("id")),
+            _picked(middles, templates),
+            text,
+            _picked([f'","label":"{quoted(label)}"}}\n' for label in names], rows.codes),
+            NOTHING,
         )
 
     def _response(self, example: Example, number: int) -> str:
@@ -131,6 +156,24 @@ class Renderer:
         if self.task.kind.classes:
             self._responses[number][example.label] = response
         return response
+
+
+def quoted(text: str) -> str:
+    """A text as it stands between the quotes of JSON."""
+    return encode_basestring(text)[1:-1]
+
+
+def _quoted_column(texts: pa.LargeStringArray) -> pa.LargeStringArray:
+    """A column of texts as they stand between the quotes of JSON."""
+    special = pc.match_substring_regex(texts, r'["\\\x00-\x1f]')
+    if not pc.any(special).as_py():
+        return texts
+    found = text_column(map(quoted, texts.filter(special).to_pylist()))
+    return pc.replace_with_mask(texts, special, found)
+
+
+def _picked(texts: list[str], numbers: npt.NDArray[np.integer[Any]]) -> pa.LargeStringArray:
+    return text_column(texts).take(arrow(numbers))
 
 
 def pick_templates(keys: Fingerprints, uses: Indices | None, count: int, *, seed: int) -> Indices:
@@ -142,8 +185,6 @@ def pick_templates(keys: Fingerprints, uses: Indices | None, count: int, *, seed
         count: How many phrasings there are.
         seed: Seeds the choice.
     """
-    import numpy as np
-
     first = (draw(keys, seed) >> np.uint64(11)) % np.uint64(count)
     chosen: Indices = first.astype(np.int64)
     return chosen if uses is None else (chosen + uses) % count

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, Literal
 
+import pyarrow.compute as pc
+
+from multitask.data.rows import Rows
 from multitask.errors import InputError
 from multitask.tasks import Example, Kind
 
 Action = Literal["refuse", "escape", "keep"]
-
-_BLOCK = 4096
 
 # Those of the shipped model families, for when the model's own tokenizer is not at hand.
 _KNOWN = re.compile(
@@ -73,7 +73,7 @@ class SpecialTokens:
 
 
 def guard_cells(
-    splits: dict[str, list[Example]],
+    splits: dict[str, Rows],
     pattern: re.Pattern[str],
     action: Action,
     *,
@@ -96,13 +96,15 @@ def guard_cells(
     """
     found = SpecialTokens(action)
     for split, rows in splits.items():
-        for place in list(_suspects(rows, pattern)):
-            clean = _cleaned(rows[place], pattern, kind, found)
-            if action == "escape":
-                if kind.closed and pattern.search(rows[place].label):
-                    raise _refusal(found, task, where)
-                rows[place] = clean
-        splits[split] = rows
+        suspects = list(_suspects(rows, pattern))
+        clean = []
+        for place in suspects:
+            row = rows[place]
+            clean.append(_cleaned(row, pattern, kind, found))
+            if action == "escape" and kind.closed and pattern.search(row.label):
+                raise _refusal(found, task, where)
+        if action == "escape":
+            splits[split] = rows.put(suspects, clean)
     if action == "refuse" and found.cells:
         raise _refusal(found, task, where)
     return found
@@ -122,18 +124,18 @@ def _refusal(found: SpecialTokens, task: str, where: object) -> InputError:
     )
 
 
-def _suspects(rows: Sequence[Example], pattern: re.Pattern[str]) -> Iterator[int]:
+def _suspects(rows: Rows, pattern: re.Pattern[str]) -> Iterator[int]:
     """Rows of which a cell holds a special token; blocks without any are passed over at once."""
-    for start in range(0, len(rows), _BLOCK):
-        block = rows[start : start + _BLOCK]
-        cells = [*map(itemgetter(1), block), *set(map(itemgetter(2), block))]
-        if any(map(itemgetter(3), block)) or any(map(itemgetter(4), block)):
-            cells += [cell for row in block for cell in (row.context, *row.choices)]
-        joined = "\0".join(cells)
-        # Nearly all special tokens are in brackets of some sort, and nearly no text is.
-        if pattern is _KNOWN and "<" not in joined and "[" not in joined:
-            continue
-        if not pattern.search(joined):
+    step = rows.step
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        labels = block.column("label").unique().dictionary_decode()
+        choices = block.column("choices").flatten()
+        cells = [block.column("text"), labels, choices, block.column("context")]
+        if pattern is _KNOWN:
+            # Special tokens are in brackets of some sort, and nearly no text is.
+            cells = [c.filter(pc.match_substring_regex(c, r"[<\[]")) for c in cells]
+        if not any(pattern.search("\0".join(c.to_pylist())) for c in cells):
             continue
         for place, row in enumerate(block, start):
             if any(pattern.search(c) for c in (row.text, row.label, row.context, *row.choices)):

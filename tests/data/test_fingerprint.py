@@ -15,6 +15,7 @@ from multitask.data.fingerprint import (
     normalised,
     without_punctuation,
 )
+from multitask.data.rows import Rows
 from multitask.tasks import Example
 
 
@@ -48,7 +49,7 @@ _texts = st.text(alphabet="aB -?\t\u00e9", max_size=12)
 
 @given(_texts, _texts)
 def test_rows_have_equal_fingerprints_where_their_forms_are_equal(one: str, two: str) -> None:
-    found = fingerprints([Example("1", one, "x"), Example("2", two, "y")])
+    found = fingerprints(Rows.of([Example("1", one, "x"), Example("2", two, "y")]))
     for form, (first, second) in zip((normalised, letters_only), found, strict=True):
         assert (first == second) == (form(one) == form(two))
 
@@ -57,8 +58,8 @@ def test_rows_have_equal_fingerprints_where_their_forms_are_equal(one: str, two:
 def test_rows_have_the_same_fingerprints_in_any_company(texts: list[str]) -> None:
     """Plain texts are hashed all at once, others one by one."""
     rows = [Example("1", text, "x") for text in texts]
-    one, two = zip(*(fingerprints([row]) for row in rows), strict=True)
-    every = fingerprints(rows)
+    one, two = zip(*(fingerprints(Rows.of([row])) for row in rows), strict=True)
+    every = fingerprints(Rows.of(rows))
     assert np.concatenate(one).tolist() == every[0].tolist()
     assert np.concatenate(two).tolist() == every[1].tolist()
 
@@ -107,7 +108,7 @@ def test_options_count_but_not_their_order() -> None:
         Example("2", "q", "B", ("blue", "red")),
         Example("3", "q", "A", ("red", "green")),
     ]
-    keys = fingerprints(rows)[0]
+    keys = fingerprints(Rows.of(rows))[0]
     assert keys[0] == keys[1] != keys[2]
 
 

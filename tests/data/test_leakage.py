@@ -14,6 +14,7 @@ from multitask.data.leakage import (
     near_duplicates,
     own_shingles,
 )
+from multitask.data.rows import Rows
 from multitask.task_spec import LeakageSpec
 from multitask.tasks import Example
 
@@ -93,8 +94,8 @@ def test_groups_join_as_long_as_they_are_small() -> None:
 
 
 def test_a_training_row_near_a_test_row_is_removed_and_its_level_told() -> None:
-    test = Part("t", "test", [_row(1, _sentence(1))])
-    train = Part("t", "train", [_row(2, _sentence(1) + "s"), _row(3, _sentence(9))])
+    test = Part("t", "test", Rows.of([_row(1, _sentence(1))]))
+    train = Part("t", "train", Rows.of([_row(2, _sentence(1) + "s"), _row(3, _sentence(9))]))
     (leak,) = _gate(test, train).removed
     assert (leak.id, leak.level, leak.other_id) == ("2", "near", "1")
     assert [row.id for row in train.examples] == ["3"]
@@ -102,8 +103,8 @@ def test_a_training_row_near_a_test_row_is_removed_and_its_level_told() -> None:
 
 
 def test_near_rows_with_other_numbers_are_kept_and_reported() -> None:
-    test = Part("t", "test", [_row(1, _sentence(1) + " 12")])
-    train = Part("t", "train", [_row(2, _sentence(1) + " 13"), _row(3, _sentence(9))])
+    test = Part("t", "test", Rows.of([_row(1, _sentence(1) + " 12")]))
+    train = Part("t", "train", Rows.of([_row(2, _sentence(1) + " 13"), _row(3, _sentence(9))]))
     gate = _gate(test, train)
     assert len(train.examples) == 2
     assert [(leak.id, leak.level) for leak in gate.reported] == [("2", "different marks")]
@@ -114,7 +115,8 @@ def test_what_is_near_a_neighbour_only_is_kept() -> None:
     """A chain a-b-c is one group for the split, but c does not repeat a."""
     a = "x" * 60
     b, c = a + "abcdefgh", a + "abcdefghijklmnopqrstuvwxyz"
-    parts = [Part("t", "test", [_row(1, a)]), Part("t", "train", [_row(2, b), _row(3, c)])]
+    one, two = Rows.of([_row(1, a)]), Rows.of([_row(2, b), _row(3, c)])
+    parts = [Part("t", "test", one), Part("t", "train", two)]
     sets = own_shingles([_row(0, text) for text in (a, b, c)])
     expected = [str(i + 2) for i in (0, 1) if jaccard(sets[0], sets[i + 1]) >= 0.8]
     assert [leak.id for leak in _gate(*parts).removed] == expected
@@ -123,4 +125,7 @@ def test_what_is_near_a_neighbour_only_is_kept() -> None:
 def test_duplicates_and_contradictions_are_counted() -> None:
     rows = [_row(1, "My card!", "a"), _row(2, "my  card", "b"), _row(3, "other", "a")]
     rows += [_row(4, "lunch :)", "a"), _row(5, "lunch :(", "b")]
-    assert duplicates_within(Part("t", "train", rows)) == {"repeated": 1, "contradictory": 1}
+    assert duplicates_within(Part("t", "train", Rows.of(rows))) == {
+        "repeated": 1,
+        "contradictory": 1,
+    }

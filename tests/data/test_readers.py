@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from multitask.data.readers import MAX_CELL, Rejects, columns_of, select
 from multitask.errors import InputError
@@ -23,6 +28,34 @@ def _read(path: Path, *columns: str) -> tuple[list[tuple[int, tuple[object, ...]
 
 def _listed(rejects: Rejects) -> list[tuple[object, object]]:
     return [(entry["row"], entry["reason"]) for entry in rejects.listed]
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from('ab",\n\r \x00\xe9'), max_size=30), st.booleans())
+@example('"a"b,c', False)
+@example("a,b\n\nc,d\n\n", False)
+@example('a,"b\nc,d', False)
+@example('"a ""b""","c\n,"\r\nd,', True)
+def test_csv_is_read_as_by_the_strict_reader_of_python(body: str, mark: bool) -> None:
+    """Whatever the quotes, line breaks and empty lines, though Arrow's reader is lenient."""
+    content = "x,y\n" + body
+    with tempfile.TemporaryDirectory() as folder:
+        path = _file(Path(folder), "a.csv", content.encode("utf-8-sig" if mark else "utf-8"))
+        try:
+            cells = list(csv.reader(io.StringIO(content, newline=""), strict=True))[1:]
+        except csv.Error:
+            with pytest.raises(InputError, match="not valid CSV"):
+                _read(path, "x", "y")
+            return
+        whole = [(row, tuple(values)) for row, values in enumerate(cells, 1) if len(values) == 2]
+        torn = [row for row, values in enumerate(cells, 1) if len(values) not in (0, 2)]
+        if not whole and not torn:
+            with pytest.raises(InputError, match="no rows"):
+                _read(path, "x", "y")
+            return
+        rows, rejects = _read(path, "x", "y")
+        assert rows == whole
+        assert [row for row, _ in _listed(rejects)] == torn
 
 
 def test_csv_rows_are_numbered_below_the_header(tmp_path: Path) -> None:

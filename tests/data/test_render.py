@@ -1,9 +1,11 @@
+import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multitask.data.render import Renderer
+from multitask.data.rows import Rows
 from multitask.tasks import KINDS, Example, Task, Template
 
 PROMPTS = [
@@ -26,13 +28,12 @@ def _task() -> Task:
 
 
 @pytest.mark.parametrize("alpaca", [False, True])
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(TEXT, TEXT, st.sampled_from(["a", "b\n"])), max_size=6))
 def test_lines_are_the_rows_in_json(alpaca: bool, rows: list[tuple[str, str, str]]) -> None:
     examples = [Example(*row) for row in rows] * len(PROMPTS)
     templates = [i // len(rows) for i in range(len(examples))]
     places = list(range(len(examples)))
     made = Renderer(_task(), alpaca=alpaca).rows(examples, templates, places)
-    lines = list(Renderer(_task(), alpaca=alpaca).lines(examples, templates, places))
-    assert "".join(lines).encode() == b"".join(
-        orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in made
-    )
+    lines = Renderer(_task(), alpaca=alpaca).lines(Rows.of(examples), np.array(templates, int))
+    assert lines.to_pylist() == [orjson.dumps(row).decode() + "\n" for row in made]

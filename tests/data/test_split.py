@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from multitask.data.fingerprint import fingerprints
 from multitask.data.mixture import stratified_split
 from multitask.data.prepare import prepare_tasks
+from multitask.data.rows import Rows
 from multitask.spec import Spec
 from multitask.tasks import Example
 
@@ -21,9 +22,9 @@ def _examples(labels: list[str]) -> list[Example]:
 
 
 def _first(examples: list[Example], fraction: float, seed: int = 0) -> list[Example]:
-    groups = fingerprints(examples)[0]
-    mask = stratified_split([e.label for e in examples], groups, fraction, seed=seed)
-    return [example for example, chosen in zip(examples, mask, strict=True) if chosen]
+    rows = Rows.of(examples)
+    mask = stratified_split(rows.ranks, fingerprints(rows)[0], fraction, seed=seed)
+    return list(rows.take(mask))
 
 
 labels = st.lists(st.sampled_from("abcd"), min_size=1, max_size=80)
@@ -56,7 +57,8 @@ def test_a_shuffled_file_gives_the_same_parts(
 )
 def test_duplicates_are_never_split(rows: list[tuple[int, str]], fraction: float) -> None:
     groups = np.array([number for number, _ in rows], dtype=np.uint64)
-    mask = stratified_split([label for _, label in rows], groups, fraction, seed=1)
+    codes = np.array(["ab".index(label) for _, label in rows])
+    mask = stratified_split(codes, groups, fraction, seed=1)
     sides: dict[int, set[bool]] = {}
     for (number, _), chosen in zip(rows, mask.tolist(), strict=True):
         sides.setdefault(number, set()).add(chosen)

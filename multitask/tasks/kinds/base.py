@@ -13,6 +13,7 @@ from multitask.tasks.example import Example
 if TYPE_CHECKING:
     from multitask.data.leakage import Part
     from multitask.data.mixture import Indices
+    from multitask.data.rows import Rows
     from multitask.evaluation.requests import Settings
     from multitask.evaluation.results import ByPurpose
     from multitask.metrics.registry import Predictions
@@ -108,7 +109,7 @@ class Kind:
         raise NotImplementedError
 
     def labels_of(
-        self, rows: Sequence[Example], spec: TaskSpec, path: Path, notes: list[str]
+        self, rows: Rows, spec: TaskSpec, path: Path, notes: list[str]
     ) -> list[str] | None:
         """The label space that the training rows give, for a task that declares none.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from multitask.tasks.example import Example
 from multitask.tasks.kinds.base import NO_LABEL, Kind, RowReader
 
 if TYPE_CHECKING:
+    from multitask.data.rows import Rows
     from multitask.evaluation.results import ByPurpose
     from multitask.metrics.registry import Predictions
     from multitask.task_spec import TaskSpec
@@ -41,10 +41,10 @@ class Classification(Kind):
         return ClassReader(labels)
 
     def labels_of(
-        self, rows: Sequence[Example], spec: TaskSpec, path: Path, notes: list[str]
+        self, rows: Rows, spec: TaskSpec, path: Path, notes: list[str]
     ) -> list[str] | None:
         """See :meth:`Kind.labels_of`; warns of labels that differ in case alone."""
-        counts = Counter(example.label for example in rows)
+        counts = Counter(rows.labels)
         if len(counts) == 1:
             raise InputError(
                 f"every row of task {spec.name!r} has the label {next(iter(counts))!r}",
@@ -141,17 +141,20 @@ class ClassReader:
         """A label as it is meant."""
         return label.strip()
 
-    def many(
-        self, ids: Sequence[str], texts: Sequence[Any], labels: Sequence[Any]
-    ) -> list[Example] | None:
-        """The rows, when every text is one and every label's spelling is known or good."""
-        if set(map(type, texts)) != {str} or set(map(type, labels)) != {str}:
+    def many(self, ids: Any, texts: Any, labels: Any) -> Rows | None:
+        """The rows of columns, when every text is one and every label's spelling is good."""
+        import pyarrow as pa
+
+        from multitask.data.rows import Rows, arrow, spaced, text_column
+
+        if not (isinstance(texts, pa.Array) and isinstance(labels, pa.Array)):
             return None
-        if "" in texts or any(map(str.isspace, texts)):
+        doubtful = texts.take(arrow(spaced(texts))).to_pylist()
+        if any(not text.strip() for text in doubtful):
             return None
-        for label in set(labels) - self._spellings.keys():
-            if isinstance(self("", ("any", label)), str):
-                return None
-        clean = map(self._spellings.__getitem__, labels)
-        parts = zip(ids, texts, clean, repeat(()), repeat(""), strict=False)
-        return list(map(Example._make, parts))
+        labels = labels.dictionary_encode()
+        spellings = labels.dictionary.to_pylist()
+        if any(isinstance(self("", ("any", spelling)), str) for spelling in spellings):
+            return None
+        clean = text_column([self._spellings[spelling] for spelling in spellings])
+        return Rows.of_columns(ids, texts, clean.take(labels.indices))

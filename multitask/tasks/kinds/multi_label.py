@@ -129,6 +129,7 @@ class MultiLabel(Kind):
         import numpy as np
 
         from multitask.data.leakage import Part
+        from multitask.data.rows import Rows
 
         del words
         rows: list[Example] = []
@@ -150,7 +151,7 @@ class MultiLabel(Kind):
                 )
                 for label in asked
             ]
-        return Part(part.task, part.split, rows)
+        return Part(part.task, part.split, Rows.of(rows))
 
     def check_prompts(self, task: Task, rows: Sequence[Example], prompts: Sequence[str]) -> None:
         """See that a prompt names the label that it asks for."""
