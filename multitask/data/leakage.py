@@ -91,7 +91,7 @@ def _settled(rows: Rows, keys: Fingerprints) -> Rows:
     Only these are moved, and only among themselves: a row is what it is by its fingerprint, and
     rows that lie in the memory as they were read are faster to go through.
     """
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
     if not len(same):
         return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +98,7 @@ def _task_record(
 def _label_counts(p: PreparedTask, split: str) -> dict[str, dict[str, int]]:
     if not p.task.kind.closed:
         return {}
-    found = Counter(p.parts[split].labels)
-    return {"labels": dict(sorted(found.items()))}
+    return {"labels": p.parts[split].examples.label_counts}
 
 
 def _checks(p: PreparedTask, spec: Spec) -> dict[str, float]:

@@ -147,11 +147,15 @@ def stratified_split(
         True for the rows of the first part.
     """
     count = int(codes.max(initial=-1)) + 1
-    keys, group_of_row, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    label_of_group = np.full(len(keys), count)
-    np.minimum.at(label_of_group, group_of_row, codes)
-
-    order = np.lexsort((draw(keys, seed), label_of_group))
+    by_group = np.argsort(groups)
+    first = np.flatnonzero(np.diff(groups[by_group], prepend=~groups[by_group[:1]]))
+    sizes = np.diff(first, append=len(groups))
+    keys = groups[by_group[first]]
+    label_of_group = np.minimum.reduceat(codes[by_group], first) if len(first) else codes
+    # Keys are different, and so are draws; NumPy sorts small numbers by their digits.
+    order = np.argsort(draw(keys, seed))
+    small = label_of_group.astype(np.uint16 if count < 2**16 else np.int64)
+    order = order[np.argsort(small[order], kind="stable")]
     starts = np.searchsorted(label_of_group[order], np.arange(count + 1))
     chosen = np.zeros(len(keys), dtype=bool)
     seen = taken = 0
@@ -162,10 +166,11 @@ def stratified_split(
         reached = np.cumsum(sizes[members])
         seen += int(reached[-1])
         # Aiming at the running total, not at each label's, keeps the whole at the wanted size.
-        first = int(np.argmin(np.abs(np.concatenate(([0], reached)) - (fraction * seen - taken))))
+        share = int(np.argmin(np.abs(np.concatenate(([0], reached)) - (fraction * seen - taken))))
         if reached[-1] > 1:
-            first = max(first, 1)
-        chosen[members[:first]] = True
-        taken += int(reached[first - 1]) if first else 0
-    mask: Mask = chosen[group_of_row]
+            share = max(share, 1)
+        chosen[members[:share]] = True
+        taken += int(reached[share - 1]) if share else 0
+    mask: Mask = np.empty(len(groups), dtype=bool)
+    mask[by_group] = np.repeat(chosen, sizes)
     return mask

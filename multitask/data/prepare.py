@@ -21,7 +21,7 @@ from multitask.data.manifest import manifest_record, plan_markdown
 from multitask.data.mixture import Indices, choose, mixture_sizes, shuffled, stratified_split
 from multitask.data.readers import Rejects, iterate_rows
 from multitask.data.render import Renderer, pick_templates
-from multitask.data.rows import Rows, arrow
+from multitask.data.rows import Rows, arrow, content_of
 from multitask.data.scorable import check_answers, check_scorable
 from multitask.data.sources import Source, read_task
 from multitask.data.special_tokens import SpecialTokens, guard_cells, token_pattern
@@ -394,10 +394,7 @@ def _write_split(prepared: Prepared, split: str, path: Path, advance: Callable[[
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for lines in prepared.blocks(split):
-            # The lines of an array lie one after the other, from its first offset to its last.
-            _, offsets, data = lines.buffers()
-            ends = np.frombuffer(offsets, dtype=np.int64)[[lines.offset, lines.offset + len(lines)]]
-            content = memoryview(data)[ends[0] : ends[1]]
+            content = content_of(lines).data
             file.write(content)
             digest.update(content)
             advance(len(lines))

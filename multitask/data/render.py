@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from multitask.data.fingerprint import Fingerprints, draw
 from multitask.data.mixture import Indices
-from multitask.data.rows import NOTHING, Rows, arrow, spaced, text_column
+from multitask.data.rows import NOTHING, Rows, arrow, content_of, spaced, text_column
 from multitask.tasks import Example, Task
 
 Row = dict[str, Any]
@@ -133,7 +133,8 @@ class Renderer:
             heads[0][number] = '{"messages":[{"role":"user","content":"' + heads[0][number]
             middles[number] = f'","template":"{quoted(templates_of_task[number].name)}","text":"'
             for place, label in enumerate(names):
-                response = quoted(self._response(Example("", "", label), number))
+                known = self._responses[number].get(label)
+                response = quoted(known or self._response(Example("", "", label), number))
                 tails[number * len(names) + place] = (
                     f'"}},{{"role":"assistant","content":"{response}"}}],'
                     f'"task":"{quoted(self.task.name)}","id":"'
@@ -165,9 +166,11 @@ def quoted(text: str) -> str:
 
 def _quoted_column(texts: pa.LargeStringArray) -> pa.LargeStringArray:
     """A column of texts as they stand between the quotes of JSON."""
+    data = content_of(texts)
+    if data.min(initial=255) >= ord(" ") and not (data == ord('"')).any():  # noqa: SIM102
+        if not (data == ord("\\")).any():
+            return texts
     special = pc.match_substring_regex(texts, r'["\\\x00-\x1f]')
-    if not pc.any(special).as_py():
-        return texts
     found = text_column(map(quoted, texts.filter(special).to_pylist()))
     return pc.replace_with_mask(texts, special, found)
 

@@ -8,20 +8,10 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from multitask.tasks.example import Example
 
-_TEXT = pa.large_string()
-_SCHEMA = pa.schema(
-    {
-        "id": _TEXT,
-        "text": _TEXT,
-        "label": pa.dictionary(pa.int32(), _TEXT),
-        "choices": pa.large_list(_TEXT),
-        "context": _TEXT,
-    }
-)
+_NAMES = ("id", "text", "label", "choices", "context")
 # Rows are worked on a block at a time, of at most so many rows and about so many bytes.
 _BLOCK = 65_536
 _BYTES = 2**25
@@ -43,7 +33,7 @@ class Rows(Sequence[Example]):
         """Put examples into columns; rows that are in columns stay as they are."""
         if isinstance(examples, Rows):
             return examples
-        columns = list(zip(*examples, strict=True)) or [()] * len(_SCHEMA)
+        columns = list(zip(*examples, strict=True)) or [()] * len(_NAMES)
         ids, texts, labels, choices, contexts = columns
         return cls.of_columns(ids, texts, labels, choices, contexts)
 
@@ -60,21 +50,20 @@ class Rows(Sequence[Example]):
             choices: Options of each row; None: no row has any.
             contexts: Inputs of instructions; None: no row has any.
         """
-        count = len(ids)
-        if choices is None:
-            choices = [()] * count
-        if contexts is None:
-            contexts = [""] * count
-        ends = np.cumsum([0, *map(len, choices)])
-        options = text_column([option for several in choices for option in several])
+        options = pa.nulls(len(ids))
+        if choices is not None and any(choices):
+            ends = np.cumsum([0, *map(len, choices)])
+            texts_of_options = text_column([option for several in choices for option in several])
+            options = pa.LargeListArray.from_arrays(arrow(ends), texts_of_options)
+        given = contexts is not None and any(contexts)
         columns = [
             ids if isinstance(ids, pa.Array) else text_column(ids),
             texts if isinstance(texts, pa.Array) else text_column(texts),
             (labels if isinstance(labels, pa.Array) else text_column(labels)).dictionary_encode(),
-            pa.LargeListArray.from_arrays(arrow(ends), options),
-            text_column(contexts),
+            options,
+            text_column(contexts) if given else pa.nulls(len(ids)),
         ]
-        return cls(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+        return cls(pa.RecordBatch.from_arrays(columns, _NAMES))
 
     @classmethod
     def concat(cls, several: Sequence[Rows]) -> Rows:
@@ -83,9 +72,10 @@ class Rows(Sequence[Example]):
             return several[0]
         if not several:
             return cls.of(())
-        table = pa.Table.from_batches([rows.batch for rows in several], _SCHEMA)
-        columns = [column.combine_chunks() for column in table.unify_dictionaries().columns]
-        return cls(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+        tables = [pa.Table.from_batches([rows.batch]) for rows in several]
+        table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
+        columns = [column.combine_chunks() for column in table.columns]
+        return cls(pa.RecordBatch.from_arrays(columns, _NAMES))
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
@@ -105,13 +95,14 @@ class Rows(Sequence[Example]):
         if place < 0:
             place += len(self)
         row, text, label, choices, context = (column[place].as_py() for column in self.batch)
-        return Example(row, text, label, tuple(choices), context)
+        return Example(row, text, label, tuple(choices or ()), context or "")
 
     def __iter__(self) -> Iterator[Example]:
         step = self.step
         for start in range(0, len(self), step):
             columns = [c.to_pylist() for c in self.batch.slice(start, step)]
-            columns[3] = map(tuple, columns[3])
+            columns[3] = [tuple(choices or ()) for choices in columns[3]]
+            columns[4] = [context or "" for context in columns[4]]
             yield from map(Example._make, zip(*columns, strict=True))
 
     def __eq__(self, other: object) -> bool:
@@ -144,6 +135,13 @@ class Rows(Sequence[Example]):
         return names
 
     @property
+    def label_counts(self) -> dict[str, int]:
+        """How many rows each label has, by its name."""
+        counts = np.bincount(self.codes, minlength=len(self.label_names)).tolist()
+        found = zip(self.label_names, counts, strict=True)
+        return dict(sorted((name, count) for name, count in found if count))
+
+    @property
     def codes(self) -> npt.NDArray[np.int32]:
         """For each row, the place of its label in :attr:`label_names`."""
         codes: npt.NDArray[np.int32] = self.batch.column(2).indices.to_numpy()
@@ -160,8 +158,8 @@ class Rows(Sequence[Example]):
     @property
     def text_alone(self) -> bool:
         """Whether no row has options or an input."""
-        choices, contexts = self.batch.column(3), self.batch.column(4)
-        return not len(choices.flatten()) and not pc.sum(pc.binary_length(contexts)).as_py()
+        empty = (pa.types.is_null(self.column(name).type) for name in ("choices", "context"))
+        return all(empty)
 
     def take(self, places: npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]) -> Rows:
         """The rows at some places, in their order, or where a mask is true."""
@@ -201,10 +199,22 @@ def arrow(numbers: npt.NDArray[Any]) -> Any:
     return pa.Array.from_buffers(kind, len(numbers), [None, data])
 
 
-def spaced(texts: Any) -> npt.NDArray[np.int64]:
+def content_of(texts: pa.LargeStringArray) -> npt.NDArray[np.uint8]:
+    """The bytes of a column of texts, one text after the other."""
+    ends = _offsets(texts)
+    return np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)[ends[0] : ends[-1]]
+
+
+def _offsets(texts: pa.LargeStringArray) -> npt.NDArray[np.int64]:
+    if not len(texts):
+        return np.zeros(1, dtype=np.int64)
+    return np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset :][: len(texts) + 1]
+
+
+def spaced(texts: pa.LargeStringArray) -> npt.NDArray[np.int64]:
     """Places of texts in a column that are empty or have white space around them."""
-    data = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
-    offsets = np.frombuffer(texts.buffers()[1], dtype=np.int64)[texts.offset :][: len(texts) + 1]
+    data, offsets = content_of(texts), _offsets(texts)
+    offsets = offsets - offsets[0]
     if not len(data):
         return np.arange(len(texts))
     # Where a text begins and ends with a visible ASCII character, Python need not look at it.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
-from multitask.data.rows import Rows
+from multitask.data.rows import Rows, text_column
 from multitask.errors import InputError
 from multitask.tasks import Example, Kind
 
@@ -130,8 +130,9 @@ def _suspects(rows: Rows, pattern: re.Pattern[str]) -> Iterator[int]:
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         labels = block.column("label").unique().dictionary_decode()
-        choices = block.column("choices").flatten()
-        cells = [block.column("text"), labels, choices, block.column("context")]
+        cells = [block.column("text"), labels]
+        if not block.text_alone:
+            cells += [text_column(c for row in block for c in (row.context, *row.choices))]
         if pattern is _KNOWN:
             # Special tokens are in brackets of some sort, and nearly no text is.
             cells = [c.filter(pc.match_substring_regex(c, r"[<\[]")) for c in cells]

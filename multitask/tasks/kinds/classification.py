@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +43,7 @@ class Classification(Kind):
         self, rows: Rows, spec: TaskSpec, path: Path, notes: list[str]
     ) -> list[str] | None:
         """See :meth:`Kind.labels_of`; warns of labels that differ in case alone."""
-        counts = Counter(rows.labels)
+        counts = rows.label_counts
         if len(counts) == 1:
             raise InputError(
                 f"every row of task {spec.name!r} has the label {next(iter(counts))!r}",
@@ -76,7 +75,7 @@ class Classification(Kind):
         }
 
 
-def alike(counts: Counter[str], spec: TaskSpec, path: Path) -> list[str]:
+def alike(counts: Mapping[str, int], spec: TaskSpec, path: Path) -> list[str]:
     """Warnings of labels that differ in case alone.
 
     Raises:
