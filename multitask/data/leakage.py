@@ -102,7 +102,7 @@ def _settled(rows: Rows, keys: Fingerprints) -> Rows:
     }
     settled = np.arange(len(rows))
     for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1):
-        places = order[run[0] : run[-1] + 2]
+        places = np.sort(order[run[0] : run[-1] + 2])
         settled[places] = sorted(places.tolist(), key=says.__getitem__)
     return rows.take(settled)
 
