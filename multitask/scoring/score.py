@@ -79,26 +79,3 @@ def requests_of(task: Task, rows: Sequence[Row]) -> list[Request]:
         )
         requests.append(request)
     return requests
-
-
-def put_anew(task: Task, row: Row, *, choices: Sequence[str] | None = None, label: str = "") -> Row:
-    """A row put into words again, by another task definition or with other options.
-
-    Args:
-        task: The definition; its phrasing of the row's name is used.
-        row: The row.
-        choices: Its options; default: those it has.
-        label: Its gold label; default: the one it has.
-    """
-    from multitask.tasks import Example
-
-    options = tuple(row.get("choices", ()) if choices is None else choices)
-    example = Example(row["id"], row["text"], label or gold(row), options)
-    template = task.template(row["template"])
-    messages = [
-        {"role": "user", "content": task.prompt(example, template)},
-        {"role": "assistant", "content": task.response(example, template)},
-    ]
-    gold_of = {task.kind.gold_key: example.label}
-    anew = {**row, "messages": messages, "text": example.text, **gold_of}
-    return anew | ({"choices": options} if options else {})

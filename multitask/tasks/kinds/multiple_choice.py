@@ -145,11 +145,9 @@ class MultipleChoice(Kind):
         self, task: Task, rows: Sequence[Row], settings: Settings
     ) -> Iterator[tuple[str, Task, list[Row]]]:
         """By text where the task answers by letter or the reverse; in every order of options."""
-        from multitask.scoring.score import put_anew
-
         if settings.option_texts:
             other = answered_by(task, "text" if task.answers == "letter" else "letter")
-            yield "other way", other, [put_anew(other, row) for row in rows]
+            yield "other way", other, [_reworded(other, row) for row in rows]
         if settings.permutations:
             yield "rotations", task, [turned for row in rows for turned in rotated(task, row)]
 
@@ -233,19 +231,22 @@ def answered_by(task: Task, way: Answers) -> Task:
 def rotated(task: Task, row: Row) -> list[Row]:
     """A question in every cyclic order of its options, the order as given first."""
     from multitask.metrics.choice import cyclic_orders
-    from multitask.scoring.score import put_anew
 
-    choices = row["choices"]
-    right = ord(row["answer"]) - ord("A")
-    return [
-        put_anew(
-            task,
-            row,
-            choices=[choices[option] for option in order],
-            label=letter(order.index(right)),
-        )
-        for order in cyclic_orders(len(choices)).tolist()
+    return [_reworded(task, row, order) for order in cyclic_orders(len(row["choices"])).tolist()]
+
+
+def _reworded(task: Task, row: Row, order: Sequence[int] | None = None) -> Row:
+    """A row as another definition of its task words it, or with its options in another order."""
+    choices, right = tuple(row["choices"]), ord(row["answer"]) - ord("A")
+    order = list(order) if order is not None else list(range(len(choices)))
+    options = tuple(choices[option] for option in order)
+    example = Example(row["id"], row["text"], letter(order.index(right)), options)
+    template = task.template(row["template"])
+    messages = [
+        {"role": "user", "content": task.prompt(example, template)},
+        {"role": "assistant", "content": task.response(example, template)},
     ]
+    return {**row, "messages": messages, "answer": example.label, "choices": options}
 
 
 def _check_options(task: Task, number: int, example: Example) -> None:
