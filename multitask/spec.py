@@ -325,8 +325,9 @@ def _place(location: tuple[int | str, ...], content: Any) -> tuple[int | str, ..
     """Where a complaint is in the file: without the names of the types that were tried there."""
     found: list[int | str] = []
     for place, part in enumerate(location):
-        is_last = place == len(location) - 1
-        if isinstance(content, dict) and (part in content or is_last):
+        # A key that is missing is the last part, and no type has a name like a key.
+        may_miss = place == len(location) - 1 and str(part).isidentifier()
+        if isinstance(content, dict) and (part in content or may_miss):
             content = content.get(part)
         elif isinstance(content, list) and isinstance(part, int):
             content = content[part] if part < len(content) else None

@@ -72,6 +72,7 @@ def test_a_wrong_task_is_refused(tmp_path: Path, changes: dict[str, Any], said: 
     with pytest.raises(InputError, match=r"spec\.yaml|task 'stars'") as error:
         prepare(load_spec(_spec(tmp_path, _rows(), **changes)), tmp_path / "run")
     assert said in str(error.value)
+    assert "function-" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
