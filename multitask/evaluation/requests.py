@@ -158,14 +158,29 @@ def read_inputs(run: Run, split: str, limit: int | None, settings: Settings) -> 
     manifest = read_json(run.manifest)
     with understood(run.manifest):
         tasks = [task_from_record(name, record) for name, record in manifest["tasks"].items()]
-    for task in tasks:
-        task.chosen_metrics()  # before any work
+    settings = _for_metrics(settings, tasks)
     rows = _by_task(read_rows(run.split(split)), tasks, limit)
     validation, notes = _validation(run, split, limit, tasks, settings)
     files = [run.manifest, *(run.split(name) for name in (split, "validation", "train"))]
     data = " ".join(sha256(path) if path.is_file() else "" for path in files)
     key = _key(data, split, limit, settings)
     return Inputs(run, split, limit, settings, tasks, rows, validation, key, notes)
+
+
+def _for_metrics(settings: Settings, tasks: Sequence[Task]) -> Settings:
+    """The settings, and what metrics that tasks chose need besides: a choice is a wish.
+
+    Raises:
+        InputError: A task chose a metric that there is not.
+    """
+    chosen = [one for task in tasks for one in task.chosen_metrics() if task.metrics]
+    needs = {need for one in chosen for need in one.needs}
+    return replace(
+        settings,
+        distribution=settings.distribution or "log_probs" in needs,
+        permutations=settings.permutations or "rotated" in needs,
+        option_texts=settings.option_texts or not needs.isdisjoint({"by_letter", "text_scores"}),
+    )
 
 
 def general_inputs(

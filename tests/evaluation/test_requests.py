@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,14 @@ def test_each_kind_has_its_requests(trained: Run) -> None:
         "scores": 20, "validation": 14, "content-free": 12, "other way": 20, "rotations": 100,
         "generated": 20,
     }  # fmt: skip
+
+
+def test_what_a_chosen_metric_needs_is_asked_for(trained_copy: Run) -> None:
+    manifest = json.loads(trained_copy.manifest.read_text())
+    manifest["tasks"]["commonsense_qa"]["metrics"] = ["consistency"]
+    trained_copy.manifest.write_text(json.dumps(manifest))
+    inputs = read_inputs(trained_copy, "test", None, Settings())
+    assert inputs.settings == Settings(permutations=True)
 
 
 def test_content_free_rows_say_nothing_of_the_label() -> None:
