@@ -70,11 +70,23 @@ def _as_uv_reads_it() -> dict[str, str]:
         # A variable of the environment says more than a file, and is listed first.
         if key in _SETTINGS and (scope == ":env:" or key not in settings):
             settings[key] = str(ast.literal_eval(value))
+    if "extra-index-url" in settings:
+        # Where indexes have wheels of one version, uv takes the first index's, and pip the best
+        # of all: an extra one may have that of another Python alone.
+        first = settings.get("index-url") or _usual_index()
+        settings["extra-index-url"] = f"{first} {settings['extra-index-url']}"
     named = {
         _SETTINGS[key]: ("," if key == "find-links" else " ").join(value.split())
         for key, value in settings.items()
     }
     return named | {"UV_HTTP_TIMEOUT": "180"} | dict(os.environ)
+
+
+def _usual_index() -> str:
+    """Where pip looks when nobody says where."""
+    from pip._internal.models.index import PyPI
+
+    return PyPI.simple_url
 
 
 if __name__ == "__main__":
