@@ -53,6 +53,7 @@ def _multitask(arguments: Sequence[str]) -> int:
 
 def _accelerate(arguments: Sequence[str]) -> int:
     import fire
+    import wandb
     from accelerate.commands import launch
     from axolotl.cli.train import do_cli
 
@@ -62,7 +63,10 @@ def _accelerate(arguments: Sequence[str]) -> int:
     os.environ.update(environment)
     assert command[1:3] == ["-m", "axolotl.cli.train"], command
     sys.argv = command[2:]
-    fire.Fire(do_cli)
+    try:
+        fire.Fire(do_cli)
+    finally:
+        wandb.teardown()  # a fork ends without what a process does at its end: writing the rest
     return 0
 
 
