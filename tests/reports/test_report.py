@@ -143,7 +143,6 @@ def test_own_metrics_are_told_by_title_also_where_a_baseline_lacks_the_headline(
 ) -> None:
     monkeypatch.setattr("multitask.metrics.registry.METRICS", known := dict(METRICS))
     monkeypatch.setattr("multitask.reports.verdicts.METRICS", known)
-    monkeypatch.setattr("multitask.reports.load.METRICS", known)
     path = run.evaluations / "trained/results.json"
     results = json.loads(path.read_text())
     about = {"title": "Vowels answered", "higher_is_better": False, "unit": "number"}
