@@ -76,8 +76,8 @@ class Size:
     together: int
 
 
-GPU = Size(METHODS, 96, 8192, 30, 240, 40, 120, 500, 24, 6)
-CPU = Size(["full", "lora", "qlora"], 16, 1536, 6, 30, 6, 48, 32, 2, 2)
+GPU = Size(METHODS, 96, 6144, 30, 240, 40, 120, 500, 24, 6)
+CPU = Size(["full", "lora", "qlora"], 16, 1024, 6, 30, 6, 48, 32, 2, 2)
 
 
 class Started:
