@@ -171,7 +171,7 @@ def test_a_failure_before_the_first_block_leaves_nothing(
     def fail(*_: object, **__: object) -> None:
         raise MultitaskError("cannot score")
 
-    monkeypatch.setattr("multitask.evaluation.requests.score", fail)
+    monkeypatch.setattr("multitask.scoring.scorer.Scorer.score", fail)
     with pytest.raises(MultitaskError, match="cannot score"):
         evaluate(trained_copy, settings=QUICK)
     assert not trained_copy.evaluations.exists()
