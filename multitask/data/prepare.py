@@ -322,10 +322,6 @@ def _split_mask(
     return stratified_split(codes, part.groups, fraction, seed=seed)
 
 
-# Rows that were kept are listed up to this many; those that were removed, all.
-_LISTED = 1000
-
-
 def prepare(
     spec: Spec,
     out: str | Path,

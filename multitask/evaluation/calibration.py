@@ -30,8 +30,8 @@ from multitask.metrics.intervals import (
     wilson,
     wilson_ends,
 )
-from multitask.metrics.probability import expected_calibration_error, log_softmax, row_losses, top
-from multitask.metrics.registry import Predictions
+from multitask.metrics.probability import expected_calibration_error, row_losses, top
+from multitask.metrics.registry import Predictions, log_softmax
 from multitask.run import write_atomic
 
 FILE_NAME = "calibration.json"
@@ -71,7 +71,7 @@ class Calibrator:
 
         Args:
             log_probs: Labels that were not scored are -inf or NaN.
-            residual_mass: See :func:`~multitask.metrics.probability.log_softmax`.
+            residual_mass: See :func:`~multitask.metrics.registry.log_softmax`.
 
         Returns:
             Normalised log-probabilities of the same shape.

@@ -26,8 +26,7 @@ from multitask.metrics.intervals import (
     share,
     simulated,
 )
-from multitask.metrics.probability import log_softmax
-from multitask.metrics.registry import Predictions, metric
+from multitask.metrics.registry import Predictions, log_softmax, metric
 
 _CHOICE = ("multiple_choice",)
 

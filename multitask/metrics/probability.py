@@ -25,7 +25,7 @@ from multitask.metrics.intervals import (
     share,
     simulated,
 )
-from multitask.metrics.registry import Predictions, Statistic, metric
+from multitask.metrics.registry import Predictions, Statistic, log_softmax, metric
 
 BINS = 15
 
@@ -55,50 +55,6 @@ def score_matrix(
             raise ValueError(f"row {i} has {len(found)} labels but {len(scores)} scores")
         matrix[i, [index[label] for label in found]] = scores
     return matrix
-
-
-def log_softmax(log_probs: npt.ArrayLike, residual_mass: npt.ArrayLike | None = None) -> Floats:
-    """Log-probabilities over the label set from log-likelihoods.
-
-    A label that is not finite (-inf or NaN) was not scored. Without a residual mass it is
-    impossible: its probability is 0. With one, all such labels of the row share it in equal parts.
-    The mass of scored labels is then a lower bound, so that the confidence of a prediction is never
-    overstated by what was not scored.
-
-    Args:
-        log_probs: Log-likelihoods of shape (rows, labels); they need not be normalised.
-        residual_mass: Upper bound of the share of each row's mass that lies on labels not scored,
-            of shape (rows,) or one number for all; at least 0 and below 1.
-
-    Returns:
-        Log-probabilities of the same shape; each row's probabilities sum to 1.
-
-    Raises:
-        ValueError: Not a matrix, a score of +inf, a row without any score, or a mass outside its
-            range; the row is named.
-    """
-    scores = np.array(log_probs, dtype=np.float64)
-    if scores.ndim != 2 or not scores.shape[1]:
-        raise ValueError(f"log-probabilities of shape {scores.shape}, not (rows, labels)")
-    scored = np.isfinite(scores)
-    for wrong, what in ((np.isposinf(scores).any(1), "+inf"), (~scored.any(1), "no finite score")):
-        if wrong.any():
-            raise ValueError(f"row {int(np.argmax(wrong))} has {what}")
-    scores[~scored] = -np.inf
-    highest = scores.max(axis=1, keepdims=True)
-    scores -= highest + np.log(np.exp(scores - highest).sum(axis=1, keepdims=True))
-    if residual_mass is None:
-        return scores
-    mass = np.broadcast_to(np.asarray(residual_mass, dtype=np.float64), len(scores))
-    outside = ~((mass >= 0) & (mass < 1))
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise ValueError(f"row {row} has a residual mass of {mass[row]}, not in [0, 1)")
-    missing = scores.shape[1] - scored.sum(axis=1)
-    mass = np.where(missing > 0, mass, 0.0)
-    with np.errstate(divide="ignore"):  # log(0) is the -inf that is meant
-        share_of_each = np.log(mass) - np.log(np.maximum(missing, 1))
-    return np.where(scored, scores + np.log1p(-mass)[:, None], share_of_each[:, None])
 
 
 def top(log_probs: npt.ArrayLike) -> tuple[Ints, Floats]:

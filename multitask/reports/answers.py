@@ -18,7 +18,8 @@ from multitask.evaluation.calibration import TaskCalibration
 from multitask.evaluation.calibration import load as load_calibrations
 from multitask.files import read_parquet
 from multitask.metrics.intervals import if_repeated
-from multitask.metrics.probability import log_softmax, reliability_bins, score_matrix
+from multitask.metrics.probability import reliability_bins, score_matrix
+from multitask.metrics.registry import log_softmax
 
 Row = dict[str, Any]
 

@@ -29,7 +29,7 @@ from multitask.evaluation.calibration import (
 )
 from multitask.metrics import Predictions
 from multitask.metrics.intervals import Items, wilson
-from multitask.metrics.probability import log_softmax
+from multitask.metrics.registry import log_softmax
 
 LABELS = [f"label {i}" for i in range(12)]
 NAN = float("nan")
