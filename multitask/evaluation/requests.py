@@ -189,6 +189,7 @@ def general_inputs(
     """The rows of general tasks, which have no validation rows and no training rows."""
     # Not calibrated, and no baselines: there is nothing to fit either on.
     settings = replace(settings, calibration="none", baselines=False)
+    settings = _for_metrics(settings, [one.task for one in found])
     rows = {one.task.name: one.rows[:limit] for one in found}
     data = " ".join(f"{one.task.name}:{one.digest}" for one in found)
     notes = [

@@ -29,7 +29,7 @@ from multitask.files import read_json, understood
 from multitask.metrics.classification import accuracy, macro_f1
 from multitask.metrics.intervals import Interval
 from multitask.metrics.probability import rarer_label, reliability_bins, top
-from multitask.metrics.registry import Predictions, compute, own_record
+from multitask.metrics.registry import Predictions, compute, metrics_of, own_record
 from multitask.metrics.text import off_list_rate
 from multitask.run import write_atomic
 from multitask.tasks import Task
@@ -66,7 +66,7 @@ def write_results(
     for one in scores:
         answered[one.task.name][one.requests.purpose] = one
     calibrations: dict[str, TaskCalibration] = {}
-    tasks, tables = {}, []
+    tasks, tables, notes = {}, [], list(inputs.notes)
     for task in inputs.tasks:
         found = answered[task.name]
         if Purpose.VALIDATION in found and len(task.labels) > 1:
@@ -76,6 +76,10 @@ def write_results(
             task, found, inputs.settings, calibration, inputs.baselines(task)
         )
         tables.append(_table(task, found, calibration))
+        chosen = {one.name for one in task.chosen_metrics()} if task.metrics else set()
+        undefined = sorted(chosen - tasks[task.name]["metrics"].keys())
+        if undefined:
+            notes.append(f"{task.name}: these rows do not define {', '.join(undefined)}")
     results = {
         "schema_version": SCHEMA_VERSION,
         "name": directory.relative_to(inputs.run.evaluations).as_posix(),
@@ -88,7 +92,7 @@ def write_results(
         "environment": environment(),
         **about,
     }
-    results["notes"] = [*inputs.notes, *about["notes"]]
+    results["notes"] = [*notes, *about["notes"]]
     _write_predictions(directory / "predictions.parquet", tables)
     (directory / FILE_NAME).unlink(missing_ok=True)
     if calibrations:
@@ -116,12 +120,16 @@ def task_results(
     main, metrics = found[Purpose.SCORES], task.chosen_metrics()
     distribution = task.kind.closed and (settings.distribution or task.kind.exhaustive)
     rows = task.kind.measured(task, found, main.predictions(scored=distribution))
+    measured = compute(rows, metrics)
+    if not measured:  # a report needs a headline
+        metrics = metrics_of(str(task.kind))
+        measured = compute(rows, metrics)
     dropped = main.scores.dropped
     record: dict[str, Any] = {
         "kind": str(task.kind),
         "n": len(rows),
         "seconds": main.seconds,
-        "metrics": _records(compute(rows, metrics)),
+        "metrics": _records(measured),
         "truncated": {"rows": int((dropped > 0).sum()), "tokens": int(dropped.sum())},
         "baselines": {},
         "part_seconds": {str(purpose): one.seconds for purpose, one in found.items()},

@@ -23,6 +23,7 @@ from multitask.evaluation.requests import (
     requests_for,
     spread,
 )
+from multitask.reports.write import write_report
 from multitask.run import Run
 from multitask.tasks import KINDS, Task, Template
 
@@ -78,6 +79,18 @@ def test_what_a_chosen_metric_needs_is_asked_for(trained_copy: Run) -> None:
     trained_copy.manifest.write_text(json.dumps(manifest))
     inputs = read_inputs(trained_copy, "test", None, Settings())
     assert inputs.settings == Settings(permutations=True)
+
+
+def test_rows_that_define_no_chosen_metric_are_measured_as_their_kind_is(trained_copy: Run) -> None:
+    manifest = json.loads(trained_copy.manifest.read_text())
+    manifest["tasks"]["banking77"]["metrics"] = ["roc_auc"]  # of two labels, and there are more
+    trained_copy.manifest.write_text(json.dumps(manifest))
+    quick = Settings(calibration="none", generate=0, baselines=False, option_texts=False)
+    results = evaluate(trained_copy, settings=quick).results
+    assert next(iter(results["tasks"]["banking77"]["metrics"])) == "accuracy"
+    assert results["notes"] == ["banking77: these rows do not define roc_auc"]
+    page, _ = write_report(trained_copy)
+    assert "these rows do not define roc_auc" in page.read_text()
 
 
 def test_content_free_rows_say_nothing_of_the_label() -> None:
