@@ -144,7 +144,7 @@ class MultiLabel(Kind):
                 asked = [label for label in asked if label in chosen]
             rows += [
                 Example(
-                    f"{row.id}#{label.replace('#', '_')}",
+                    f"{row.id}#{_in_an_id(label)}",
                     row.text,
                     _YES if label in hold else _NO,
                     context=label,
@@ -232,6 +232,11 @@ class MultiLabel(Kind):
             "per_label": of_labels,
             **({"of_kind": {"thresholds": thresholds}} if thresholds else {}),
         }
+
+
+def _in_an_id(label: str) -> str:
+    """A label without the mark that its id begins with; no two labels give the same."""
+    return label.replace("%", "%25").replace("#", "%23")
 
 
 def _parts(joined: str) -> list[str]:

@@ -73,6 +73,12 @@ def test_each_label_of_a_cell_is_a_question_of_its_own(tmp_path: Path, separator
         assert _set_of(row) == sorted(label.strip() for label in cell.split(";"))
 
 
+def test_labels_that_hold_the_mark_of_ids_are_told_apart(tmp_path: Path) -> None:
+    run = _prepared(tmp_path, _rows(labels=["a#b;a_b", "a%23b", "a#b"]))
+    rows = [row for split in ("train", "validation", "test") for row in read_rows(run.split(split))]
+    assert len({row["id"] for row in rows}) == len(rows) == 80 * 3
+
+
 def test_questions_name_text_and_label_and_answer_yes_or_no(tmp_path: Path) -> None:
     run = _prepared(tmp_path, _rows())
     for row in read_rows(run.split("test")):
