@@ -27,7 +27,14 @@ from multitask.files import read_json, read_yaml, understood
 from multitask.run import Run, write_atomic
 from multitask.spec import Spec, check_task, declared_task, name_of, task_from_file
 from multitask.task_spec import TaskSpec
-from multitask.tasks import Example, Task, task_from_record, task_names, task_record
+from multitask.tasks import (
+    Example,
+    Task,
+    keep_metrics,
+    task_from_record,
+    task_names,
+    task_record,
+)
 
 # Where a source has several splits, the first of these; none of them is trained on.
 _PREFERRED = ("test", "validation", "train")
@@ -159,7 +166,7 @@ def _write(run: Run, entry: Entry, spec: Spec, train: list[Part], alpaca: bool) 
     rows_file, record_file = _files(run, declared.name)
     write_atomic(rows_file, "".join(lines.to_pylist()))
     record = {
-        **task_record(task),
+        **task_record(keep_metrics(task, run.root)),
         "source": source.record(),
         "split": split,
         "rows": len(part.examples),
@@ -203,6 +210,6 @@ def read_general(run: Run, names: Sequence[str]) -> list[GeneralTask]:
                 fix=f"remove it and {record_file.name}; they are written again",
             )
         with understood(record_file):
-            task = task_from_record(name, record)
+            task = task_from_record(name, record, run.root)
         found.append(GeneralTask(task, rows, record, sha256(rows_file)))
     return found

@@ -31,7 +31,7 @@ from multitask.models import ModelInfo, model_info
 from multitask.run import SPLITS, Run, staged
 from multitask.spec import Spec
 from multitask.task_spec import TaskSpec
-from multitask.tasks import Task
+from multitask.tasks import Task, keep_metrics
 
 _WORD = {"train": "training", "validation": "validation", "test": "test"}
 
@@ -380,6 +380,8 @@ def write_data(
     write_general(run, spec.general, spec, train, alpaca=prepared.alpaca)
     tokens = count_tokens(spec, root, prepared)
     manifest = manifest_record(prepared, spec, hashes, tokens)
+    for task in (p.task for p in prepared.tasks if p.task.metrics):
+        manifest["tasks"][task.name]["metrics"] = list(keep_metrics(task, root).metrics)
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     run.manifest.write_text(text, encoding="utf-8")
     run.plan.write_text(plan_markdown(manifest), encoding="utf-8")

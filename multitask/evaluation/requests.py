@@ -157,7 +157,8 @@ def read_inputs(run: Run, split: str, limit: int | None, settings: Settings) -> 
     run.require(run.split(split), f"multitask build-config {run.spec} --out {run.root}")
     manifest = read_json(run.manifest)
     with understood(run.manifest):
-        tasks = [task_from_record(name, record) for name, record in manifest["tasks"].items()]
+        records = manifest["tasks"].items()
+        tasks = [task_from_record(name, record, run.root) for name, record in records]
     settings = _for_metrics(settings, tasks)
     rows = _by_task(read_rows(run.split(split)), tasks, limit)
     validation, notes = _validation(run, split, limit, tasks, settings)

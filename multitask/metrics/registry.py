@@ -29,6 +29,7 @@ Reports, the terminal and the documentation take title, direction and unit from 
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -413,6 +414,29 @@ def _module(place: str) -> ModuleType:
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+def keep_module(name: str, root: Path) -> str:
+    """Copy the file of an own metric into a run, so that it goes wherever the run goes.
+
+    Returns:
+        Its name there, for :func:`kept_module`; of other metrics the name itself.
+    """
+    place, _, attribute = name.rpartition(":")
+    if not place.endswith(".py"):
+        return name
+    content = Path(place).read_bytes()
+    # The file's own name stays its module's; another file of that name lies elsewhere.
+    kept = Path("metrics") / hashlib.sha256(content).hexdigest()[:12] / Path(place).name
+    (root / kept).parent.mkdir(parents=True, exist_ok=True)
+    (root / kept).write_bytes(content)
+    return f"{kept.as_posix()}:{attribute}"
+
+
+def kept_module(name: str, root: Path) -> str:
+    """The name by which :func:`chosen` finds what :func:`keep_module` put into a run."""
+    place, _, attribute = name.rpartition(":")
+    return f"{root / place}:{attribute}" if place.endswith(".py") else name
 
 
 def own_record(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from multitask.errors import InputError
 from multitask.tasks.example import Example
 from multitask.tasks.kinds import Kind, kind_named
 from multitask.tasks.template import Template
@@ -92,6 +97,42 @@ class Task:
         }
 
 
+def keep_metrics(task: Task, root: Path) -> Task:
+    """The task with the files of its own metrics in a run, where it can be evaluated anywhere.
+
+    Raises:
+        InputError: A file needs what lies beside it and is not copied.
+    """
+    if not task.metrics:
+        return task
+    from multitask.metrics.registry import keep_module
+
+    kept = replace(task, metrics=tuple(keep_module(name, root) for name in task.metrics))
+    folders = {str(Path(name.rpartition(":")[0]).parent) for name in task.metrics if ".py:" in name}
+    try:
+        # What lies beside the original is imported already, and would be found.
+        for module in [m for m in sys.modules.values() if _folder(m) in folders]:
+            sys.modules.pop(module.__name__, None)
+        _found_metrics(kept, root).chosen_metrics()
+    except InputError as error:
+        raise InputError(
+            f"the module of an own metric cannot be imported by itself ({error.what})",
+            where=f"task {task.name!r}: key 'metrics'",
+            fix="make it one file, or a package that is installed wherever the run is evaluated",
+        ) from None
+    return kept
+
+
+def _folder(module: ModuleType) -> str:
+    return os.path.dirname(getattr(module, "__file__", None) or "")  # noqa: PTH120 (of thousands)
+
+
+def _found_metrics(task: Task, root: Path) -> Task:
+    from multitask.metrics.registry import kept_module
+
+    return replace(task, metrics=tuple(kept_module(name, root) for name in task.metrics))
+
+
 def task_record(task: Task) -> dict[str, Any]:
     """The whole definition as plain data, so that a run can be scored wherever it goes."""
     return {
@@ -108,9 +149,15 @@ def task_record(task: Task) -> dict[str, Any]:
     }
 
 
-def task_from_record(name: str, record: Mapping[str, Any]) -> Task:
-    """Put a task together again from :func:`task_record`."""
-    return Task(
+def task_from_record(name: str, record: Mapping[str, Any], root: Path | None = None) -> Task:
+    """Put a task together again from :func:`task_record`.
+
+    Args:
+        name: The task's name.
+        record: Its record.
+        root: The run whose files of own metrics are meant; needed to measure with them.
+    """
+    task = Task(
         name=name,
         kind=kind_named(record["kind"]),
         labels=tuple(record["labels"]),
@@ -121,3 +168,4 @@ def task_from_record(name: str, record: Mapping[str, Any]) -> Task:
         asked_labels=tuple(record.get("asked_labels", ())),
         metrics=tuple(record.get("metrics", ())),
     )
+    return _found_metrics(task, root) if task.metrics and root is not None else task

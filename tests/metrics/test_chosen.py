@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from multitask.evaluation.requests import Settings
 from multitask.metrics import METRICS, Predictions
 from multitask.metrics.registry import chosen
 from multitask.reports.write import write_report
+from multitask.run import Run
 from multitask.spec import load_spec
 
 OWN = """
@@ -75,8 +77,10 @@ def test_results_have_the_chosen_metrics_the_headline_first(folder: Path, toy: P
     spec = load_spec(_spec(folder, ["macro_f1", "own:vowel_rate", "accuracy"]))
     run = prepare(spec, folder / "run")
     METRICS.pop("vowels")
-    # The run finds the module wherever it is evaluated from.
     assert load_spec(run.root).tasks == spec.tasks
+    # The run has the module with it, and can be evaluated elsewhere.
+    (folder / "own.py").unlink()
+    run = Run(run.root.rename(folder / "moved"))
     evaluate(run, model=str(toy), name="mine", settings=Settings(generate=0))
     results = json.loads((run.evaluations / "mine" / "results.json").read_text())
     task = results["tasks"]["letters"]
@@ -88,7 +92,7 @@ def test_results_have_the_chosen_metrics_the_headline_first(folder: Path, toy: P
     }
     # A report knows what they are where their module is not.
     METRICS.pop("vowels")
-    (folder / "own.py").unlink()
+    shutil.rmtree(run.root / "metrics")
     page, _ = write_report(run)
     assert "Vowels answered" in page.read_text()
     assert METRICS["vowels"].unit == "number"
@@ -116,6 +120,16 @@ def test_wrong_metrics_are_refused_with_the_key_before_any_work(
 ) -> None:
     spec = load_spec(_spec(folder, metrics, kind))
     with pytest.raises(InputError, match=f"task 'letters': key 'metrics'(.|\n)*{expected}"):
+        prepare(spec, folder / "run")
+    assert not (folder / "run").exists()
+
+
+def test_a_module_that_needs_another_beside_it_cannot_go_with_the_run(folder: Path) -> None:
+    (folder / "vowels.py").write_text("VOWELS = 'aeiou'\n")
+    (folder / "own.py").write_text("from vowels import VOWELS\n" + OWN)
+    spec = load_spec(_spec(folder, ["own:vowel_rate"]))
+    sys.modules.pop("vowels", None)
+    with pytest.raises(InputError, match=r"key 'metrics'(.|\n)*by itself(.|\n)*one file"):
         prepare(spec, folder / "run")
     assert not (folder / "run").exists()
 
