@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,9 @@ def scale(given: object) -> list[str]:
         raise ValueError(
             "`scale` is no list of 2 to 100 different points, the lowest first, such as 1-5"
         )
+    numbers = [number for point in points if (number := _number(point)) is not None]
+    if len(numbers) == len(points) and any(a >= b for a, b in pairwise(numbers)):
+        raise ValueError(f"`scale` is not in order, the lowest first: {', '.join(points)}")
     return points
 
 

@@ -61,6 +61,7 @@ def test_a_scale_is_a_list_or_a_span(given: object, points: list[str]) -> None:
         ({"scale": None}, "a rating needs its `scale`"),
         ({"scale": "5-1"}, "`scale` is no list"),
         ({"scale": [1]}, "`scale` is no list"),
+        ({"scale": [3, 1, 2]}, "`scale` is not in order, the lowest first: 3, 1, 2"),
         ({"scael": "1-5", "scale": None}, "unknown key 'scael'; did you mean 'scale'?"),
         ({"kind": "classification", "columns": None}, "`scale` belongs to a rating"),
         ({"kind": "ratings"}, "did you mean 'rating'?"),
