@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 TIMEOUT_VARIABLE = "MULTITASK_REHEARSAL_TIMEOUT"
@@ -21,6 +22,7 @@ def install() -> None:
     bfloat16_on_cpu()
     deepspeed_on_cpu()
     deepspeed_over_gloo()
+    deepspeed_without_shared_memory()
 
 
 def set_timeout() -> None:
@@ -117,6 +119,19 @@ def deepspeed_over_gloo() -> None:
         return original(self, output_tensor.detach(), input_tensor.detach(), **kwargs)
 
     TorchBackend.all_gather_into_tensor = gather
+
+
+def deepspeed_without_shared_memory() -> None:
+    """Let DeepSpeed do without the kernel that it would compile for CPUs alone.
+
+    ``deepspeed/comm/torch.py`` (``build_shm_op``) compiles a reduction over shared memory that only
+    inference calls. No GPU machine has it; here it takes a compiler and minutes, and a compilation
+    that was killed leaves a lock behind on which every later one waits for ever
+    (``torch/utils/file_baton.py``, ``wait``).
+    """
+    # Not ``deepspeed.comm.torch``: that name is bound to torch itself.
+    backend: Any = import_module("deepspeed.comm.torch")
+    backend.build_shm_op = lambda: None
 
 
 def models_on_cpu() -> None:

@@ -63,6 +63,17 @@ def test_gloo_still_refuses_to_gather_into_slices() -> None:
         dist.destroy_process_group()
 
 
+def test_deepspeed_still_compiles_a_reduction_for_cpus() -> None:
+    from deepspeed.comm.torch import TorchBackend, build_shm_op
+
+    assert "builder.load()" in inspect.getsource(build_shm_op), (
+        "the shim deepspeed_without_shared_memory may be unnecessary"
+    )
+    source = inspect.getsource(TorchBackend)
+    assert "self.shm_comm_op = build_shm_op()" in source, "see deepspeed_without_shared_memory"
+    assert source.count("shm_comm_op.") == 1, "more than its initialisation may be called"
+
+
 def test_torch_still_cannot_load_what_is_mapped_to_a_numbered_cpu(tmp_path: Path) -> None:
     import torch
 
