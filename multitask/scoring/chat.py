@@ -28,9 +28,6 @@ def freeze_date(template: str) -> str:
     (transformers/utils/chat_template_utils.py). Training on one day and scoring on the next would
     use other prompts, and a restart after midnight other rows.
 
-    Args:
-        template: A chat template in Jinja.
-
     Raises:
         InputError: It uses the clock in another way than by a call with a format.
     """
@@ -68,14 +65,8 @@ def is_dated(tokenizer: Any) -> bool:
 def settled(info: ModelInfo, tokenizer: Any | None, root: Path) -> ModelInfo:
     """What is known of a model, once its tokenizer has been looked at.
 
-    Args:
-        info: What is known without it.
-        tokenizer: The model's, with its chat template; None where it is not on this machine: the
-            plugin then freezes the date when training starts.
-        root: The run directory; a template that shows the date is copied there with a fixed one.
-
-    Raises:
-        InputError: The date cannot be frozen.
+    A template that shows the date is copied to the run directory ``root`` with a fixed one; where
+    the tokenizer is not on this machine, the plugin freezes the date when training starts.
     """
     if tokenizer is None or info.chat_template != "tokenizer_default":
         return info

@@ -7,7 +7,7 @@ prompt, up to and with the token that ends the turn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,7 @@ class Encoder:
     """Encodes prompts and answers with a tokenizer's chat template."""
 
     def __init__(self, tokenizer: Any, *, context: int | None = None) -> None:
-        """Use ``tokenizer``, a fast one of transformers.
-
-        Args:
-            tokenizer: The tokenizer.
-            context: Most tokens that the model can read; longer prompts lose some. None: no limit.
+        """Use a fast tokenizer of transformers; prompts of more tokens than ``context`` lose some.
 
         Raises:
             MultitaskError: The tokenizer has no chat template.
@@ -47,8 +43,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._context = context
         self._special = special_ids(tokenizer)
-        self._answers: dict[str, Tokens] = {}
-        self._sets: dict[tuple[str, ...], tuple[Tokens, ...]] = {}
+        self._answers: dict[tuple[str, ...], tuple[Tokens, ...]] = {}
         self._opening = ""
         self._opening = self._find_opening()
 
@@ -66,14 +61,11 @@ class Encoder:
         texts: Sequence[str] = (),
         repeats: bool = False,
     ) -> list[Encoded]:
-        """Encode users' messages and the answers that they share.
+        """Encode users' messages and the answers that they share, one response per label.
 
-        Args:
-            prompts: The users' messages.
-            responses: One assistant's message per label.
-            texts: The part of each message that may be cut where it is too long for the context:
-                its beginning goes. Default: what follows the chat template's own header.
-            repeats: Responses of equal tokens are right, such as options that repeat a text.
+        Of a message too long for the context the beginning of its ``texts`` goes; default: of what
+        follows the chat template's own header. ``repeats``: responses of equal tokens are right,
+        such as options that repeat a text.
 
         Raises:
             InputError: Two responses have the same tokens, or the context has no room.
@@ -83,21 +75,18 @@ class Encoder:
         if not prompts:
             return []
         key = tuple(responses)
-        answers = self._sets.get(key)
+        answers = self._answers.get(key)
         if answers is None:
-            new = [text for text in dict.fromkeys(key) if text not in self._answers]
-            self._learn(prompts[0], new)
-            self._check(key, repeats=repeats)
-            answers = tuple(self._answers[text] for text in key)
+            answers = tuple(self._tokens(prompts[0], key))
+            self._check(key, answers, repeats=repeats)
             if not repeats:
-                self._sets[key] = answers
+                self._answers[key] = answers
         return self._fitted(prompts, texts or [""] * len(prompts), answers)
 
-    def _check(self, responses: Sequence[str], *, repeats: bool) -> None:
+    def _check(self, responses: Sequence[str], answers: Sequence[Tokens], *, repeats: bool) -> None:
         seen: dict[Tokens, str] = {}
-        for text in responses:
-            tokens = self._answers[text]
-            if all(token in self._special for token in tokens):
+        for text, tokens in zip(responses, answers, strict=True):
+            if self._special.issuperset(tokens):
                 raise MultitaskError(f"the answer {text!r} has no tokens")
             if tokens in seen and not repeats:
                 raise InputError(
@@ -106,8 +95,8 @@ class Encoder:
                 )
             seen[tokens] = text
 
-    def _learn(self, prompt: str, responses: list[str]) -> None:
-        """Note the tokens of responses: they depend on the turn's opening, not on the prompt."""
+    def _tokens(self, prompt: str, responses: Sequence[str]) -> Iterator[Tokens]:
+        """Of each response: they depend on the turn's opening, not on the prompt."""
         heads = self._heads([prompt])
         (before,), wholes = self._ids(heads), [self._whole(prompt, text) for text in responses]
         for text, whole, tokens in zip(responses, wholes, self._ids(wholes), strict=True):
@@ -125,17 +114,13 @@ class Encoder:
                     fix="use a chat template that separates them by a special token or a line "
                     "break",
                 )
-            self._answers[text] = self._until_end(tokens[len(before) :])
+            yield self._until_end(tokens[len(before) :])
 
     def _until_end(self, tokens: Tokens) -> Tokens:
         """Cut what a template writes after the end of the turn: a line break, the text's end."""
-        begun = False
-        for place, token in enumerate(tokens):
-            if token not in self._special:
-                begun = True
-            elif begun:
-                return tokens[: place + 1]
-        return tokens
+        special = [token in self._special for token in tokens]
+        begin = special.index(False) if False in special else len(special)
+        return tokens[: special.index(True, begin) + 1] if True in special[begin:] else tokens
 
     def _find_opening(self) -> str:
         """What a template writes before an answer and not in its generation prompt.
@@ -202,15 +187,11 @@ class Encoder:
         return [head + self._opening for head in heads]
 
     def _whole(self, prompt: str, response: str) -> str:
-        messages = [
-            {"role": "user", "content": prompt},
-            {"role": "assistant", "content": response},
-        ]
+        turns = (("user", prompt), ("assistant", response))
+        messages = [{"role": role, "content": content} for role, content in turns]
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
 
     def _ids(self, texts: list[str]) -> list[Tokens]:
-        if not texts:
-            return []
         return [tuple(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
@@ -220,11 +201,9 @@ class PairEncoder(Encoder):
     def _find_opening(self) -> str:
         return ""
 
-    def _learn(self, prompt: str, responses: list[str]) -> None:
+    def _tokens(self, prompt: str, responses: Sequence[str]) -> Iterator[Tokens]:
         del prompt
-        if responses:
-            ids = self._tokenizer(text_target=responses)["input_ids"]
-            self._answers |= zip(responses, map(tuple, ids), strict=True)
+        yield from map(tuple, self._tokenizer(text_target=list(responses))["input_ids"])
 
     def _fitted(
         self, prompts: Sequence[str], texts: Sequence[str], answers: tuple[Tokens, ...]
@@ -245,11 +224,7 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def turn_end(tokenizer: Any) -> str | None:
-    """The token that ends an answer in a tokenizer's chat template; None where nothing does.
-
-    Raises:
-        MultitaskError: The template cannot be scored; see `Encoder`.
-    """
+    """The token that ends an answer in a tokenizer's chat template; None where nothing does."""
     (answer,) = Encoder(tokenizer).encode("x", ["probe"]).answers
     if answer[-1] not in special_ids(tokenizer):
         return None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from multitask.errors import InputError, MultitaskError, did_you_mean
 from multitask.files import read_json
@@ -34,9 +34,9 @@ _WORKING = 3 * GB
 _BITS = {"4bit": 4.5, "8bit": 8.0}  # NF4 with its scales
 _FILL = 0.92
 _DTYPES = ("float32", "bfloat16", "float16")
-_TOKENIZER_FILES = (
+_TOKENIZER_FILES = {
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json",
-)  # fmt: skip
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,7 @@ class LoadedModel:
     def encoder(self, *, room: int = 0) -> Encoder:
         """The encoder that suits the model; it shortens prompts beyond the context.
 
-        Args:
-            room: Tokens of the context to leave for a generated answer; at least half of it is
-                the prompt's.
+        ``room`` tokens of it are left for a generated answer; half at least is the prompt's.
         """
         context = self.context
         if self.model.config.is_encoder_decoder:
@@ -93,14 +91,10 @@ class Method(StrEnum):
     ENCODER_DECODER = "encoder-decoder"
 
 
-@dataclass(frozen=True)
-class Capability:
-    """What an architecture allows.
+class Capability(NamedTuple):
+    """The fastest method that is right for an architecture, and why it is not ``TREE``.
 
-    Attributes:
-        method: The fastest method known to be right.
-        reason: Why it is not ``TREE``; empty if it is.
-        equal_lengths: Prompts of different lengths may not be padded into one batch.
+    With ``equal_lengths`` prompts of different lengths may not be padded into one batch.
     """
 
     method: Method
@@ -116,13 +110,7 @@ _LEARNT_POSITIONS = frozenset(
 
 
 def capability_of(model: Any, longest: int) -> Capability:
-    """Tell which method suits a model, from its configuration.
-
-    Args:
-        model: A transformers model.
-        longest: Longest prompt with answer, in tokens; sliding windows at least as long do not
-            matter.
-    """
+    """Tell which method suits a model; windows of ``longest`` tokens or more do not matter."""
     if model.config.is_encoder_decoder:
         return Capability(Method.ENCODER_DECODER)
     config = model.config.get_text_config()
@@ -179,48 +167,23 @@ def load_model(
     """
     quiet_libraries()
     import torch
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    folder = Path(name)
-    adapter = folder / "adapter_config.json"
-    adapted = adapter.is_file()
-    base = _base_of(adapter) if adapted else name
-    if folder.is_dir():
-        _check_folder(folder, adapted=adapted)
+    adapter = Path(name) if (Path(name) / "adapter_config.json").is_file() else None
+    base = name if adapter is None else _base_of(adapter / "adapter_config.json")
+    if Path(name).is_dir():
+        _check_folder(Path(name), adapted=adapter is not None)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"unknown dtype {dtype!r}", fix=did_you_mean(dtype, _DTYPES))
     precision = dtype or ("bfloat16" if device == "cuda" else "float32")
-    options: dict[str, Any] = {"dtype": getattr(torch, precision)}
-    if quantisation is not None:
-        options |= _quantised(quantisation, device, options["dtype"])
+    options = {} if quantisation is None else _quantised(quantisation, device, precision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         freeze_tokenizer(tokenizer)
-        config = AutoConfig.from_pretrained(base)
-        placement = place(
-            config, dtype=precision, quantisation=quantisation, memory=memory, merges=adapted
-        )
-        report(placement.words)
-        # peft cannot put an adapter onto weights that rest elsewhere (peft/peft_model.py,
-        # _update_offload), so it is merged first, in main memory.
-        merge_first = adapted and placement.rests
-        if placement.device_map is not None and not merge_first:
-            options["device_map"] = placement.device_map
-        model = _load(base, config, options)
-        quantised = getattr(model, "is_quantized", False)
-        if placement.device_map is None and not quantised:
-            model = model.to(device)  # before an adapter: PiSSA's decomposes the base's weights
-        if adapted:
-            with_adapter = load_adapter(model, folder)
-            if with_adapter.active_peft_config.is_prompt_learning:
-                raise InputError("a prompt-tuning adapter cannot be scored", where=name)
-            # Quantised weights stay beside it.
-            model = with_adapter.get_base_model() if quantised else with_adapter.merge_and_unload()
-        if merge_first:
-            model = _dispatched(model, placement)
+        model = _placed(base, adapter, precision, quantisation, options, memory, report)
     except Exception as error:
         # A damaged model can raise whatever its library does; ours say more than that.
         no_fault = isinstance(error, (MultitaskError, ImportError))
@@ -234,26 +197,60 @@ def load_model(
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, name=name)
 
 
-def _check_folder(folder: Path, *, adapted: bool) -> None:
-    if not adapted and not (folder / "config.json").is_file():
-        raise InputError("the folder holds no model (no config.json)", where=folder)
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        raise InputError(
-            "the folder holds no tokenizer",
-            where=folder,
-            fix="save the tokenizer that training used into it, with its chat template",
-        )
+def _placed(
+    base: str,
+    adapter: Path | None,
+    dtype: str,
+    quantisation: str | None,
+    options: dict[str, Any],
+    memory: Memory | None,
+    report: Callable[[str], None],
+) -> Any:
+    """The model with its adapter, on the devices that hold it."""
+    import torch
+    from transformers import AutoConfig
 
-
-def _load(base: str, config: Any, options: dict[str, Any]) -> Any:
+    config = AutoConfig.from_pretrained(base)
+    devices, words = place(
+        config, dtype=dtype, quantisation=quantisation, memory=memory, merges=adapter is not None
+    )
+    report(words)
+    # peft cannot put an adapter onto weights that rest elsewhere (peft/peft_model.py,
+    # _update_offload), so it is merged first, in main memory.
+    merge_first = adapter is not None and _rests(devices)
+    if devices is not None and not merge_first:
+        options = options | {"device_map": devices}
     # Label trees need a mask of their own, which flash attention does not take. transformers would
     # choose sdpa wherever it can, and so drop Gemma 2's soft cap (sdpa_attention_forward in
     # transformers/integrations/sdpa_attention.py ignores `softcap`).
     known = attention_of(config.to_dict())
     if known is not None:
-        usable = [name for name in known if not name.startswith("flash")]
-        options = {"attn_implementation": usable[0] if usable else "eager", **options}
-    return _auto_class(config).from_pretrained(base, **options)
+        usable = (name for name in known if not name.startswith("flash"))
+        options = options | {"attn_implementation": next(usable, "eager")}
+    options = {"dtype": getattr(torch, dtype), **options}
+    model = _auto_class(config).from_pretrained(base, **options)
+    quantised = getattr(model, "is_quantized", False)
+    if devices is None and not quantised:
+        # Before an adapter: PiSSA's decomposes the base's weights.
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if adapter is not None:
+        with_adapter = load_adapter(model, adapter)
+        if with_adapter.active_peft_config.is_prompt_learning:
+            raise InputError("a prompt-tuning adapter cannot be scored", where=adapter)
+        # Quantised weights stay beside it.
+        model = with_adapter.get_base_model() if quantised else with_adapter.merge_and_unload()
+    return _dispatched(model, devices) if merge_first else model
+
+
+def _check_folder(folder: Path, *, adapted: bool) -> None:
+    if not adapted and not (folder / "config.json").is_file():
+        raise InputError("the folder holds no model (no config.json)", where=folder)
+    if _TOKENIZER_FILES.isdisjoint(path.name for path in folder.iterdir()):
+        raise InputError(
+            "the folder holds no tokenizer",
+            where=folder,
+            fix="save the tokenizer that training used into it, with its chat template",
+        )
 
 
 def _auto_class(config: Any) -> Any:
@@ -262,19 +259,19 @@ def _auto_class(config: Any) -> Any:
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def _dispatched(model: Any, placement: Placement) -> Any:
+def _dispatched(model: Any, devices: Any) -> Any:
     """A model in main memory, divided over its devices."""
     from tempfile import TemporaryDirectory
 
     from accelerate import dispatch_model
 
     folder = TemporaryDirectory(prefix="multitask-")
-    divided = dispatch_model(model, placement.device_map, offload_dir=folder.name)
+    divided = dispatch_model(model, devices, offload_dir=folder.name)
     divided._offload_folder = folder  # goes when the model does
     return divided
 
 
-def _quantised(quantisation: str, device: str, dtype: Any) -> dict[str, Any]:
+def _quantised(quantisation: str, device: str, dtype: str) -> dict[str, Any]:
     if quantisation not in _BITS:
         raise InputError(f"unknown quantisation {quantisation!r}", fix="known: 4bit, 8bit")
     if device != "cuda":
@@ -305,22 +302,13 @@ def _base_of(adapter: Path) -> str:
     return str(base)
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where a model's layers go.
+Devices = dict[str, Any] | None
+"""A device map as transformers takes it; None: all on this process's one device."""
 
-    Attributes:
-        device_map: As transformers takes it; None: all on this process's one device.
-        words: What is said before the model is loaded.
-    """
 
-    device_map: dict[str, Any] | None
-    words: str
-
-    @property
-    def rests(self) -> bool:
-        """Whether some layers are not where they are computed."""
-        return bool(set((self.device_map or {}).values()) & {"cpu", "disk"})
+def _rests(devices: Devices) -> bool:
+    """Whether some layers are not where they are computed."""
+    return not {"cpu", "disk"}.isdisjoint((devices or {}).values())
 
 
 def place(
@@ -329,9 +317,8 @@ def place(
     dtype: str,
     quantisation: str | None = None,
     memory: Memory | None = None,
-    processes: int | None = None,
     merges: bool = False,
-) -> Placement:
+) -> tuple[Devices, str]:
     """Decide where a model goes, before it is loaded.
 
     Args:
@@ -339,22 +326,24 @@ def place(
         dtype: Precision of its weights.
         quantisation: ``4bit`` or ``8bit``.
         memory: Bytes that each device has, by GPU number, ``cpu`` and ``disk``; default: what this
-            process finds.
-        processes: Processes on this machine that load a copy each; default: the launcher's.
+            process, one of those that the launcher started on this machine, finds.
         merges: Whether an adapter is merged into it, for which main memory must hold all of it
             where some layers rest there.
+
+    Returns:
+        Where it goes, and what is said before it is loaded.
 
     Raises:
         InputError: No division fits.
     """
     import torch
 
-    processes = processes or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     memory = memory if memory is not None else _found(processes)
     gpus = [size for device, size in memory.items() if isinstance(device, int)]
     model = _meta(config)
     if model is None:
-        return Placement(None, "how much memory the model needs is not known")
+        return None, "how much memory the model needs is not known"
     width = getattr(torch, dtype).itemsize
     exact = sum(p.numel() for p in model.parameters()) * width
     linear = sum(
@@ -369,19 +358,18 @@ def place(
         return _in_main_memory(model, weights, needs, memory, dtype, processes)
     needs += f", and {byte_size(_WORKING)} or more to work in"
     if weights + _WORKING <= max(gpus):
-        return Placement(None, f"{needs}; one GPU of {byte_size(max(gpus))} holds it")
-    if quantisation is None and (found := _divided(model, memory, dtype)) is not None:
-        used = sum(isinstance(device, int) for device in set(found.values()))
-        words = f"{needs}; divided over {used} of {len(gpus)} GPUs"
-        if not Placement(found, "").rests:
-            return Placement(found, words)
-        if not (merges and weights > memory["cpu"]):
-            words += (
-                ", and what they do not hold rests in main memory, which is slow: `--quantisation "
-                "4bit` or more GPUs would be faster"
-            )
-            return Placement(found, words)
-    raise _too_large(weights, needs, gpus, processes, smaller)
+        return None, f"{needs}; one GPU of {byte_size(max(gpus))} holds it"
+    devices = _divided(model, memory, dtype) if quantisation is None else None
+    rests = _rests(devices)
+    if devices is None or (rests and merges and weights > memory["cpu"]):
+        raise _too_large(weights, needs, gpus, processes, smaller)
+    used = sum(isinstance(device, int) for device in set(devices.values()))
+    return devices, f"{needs}; divided over {used} of {len(gpus)} GPUs" + (
+        ", and what they do not hold rests in main memory, which is slow: `--quantisation 4bit` or "
+        "more GPUs would be faster"
+        if rests
+        else ""
+    )
 
 
 def _meta(config: Any) -> Any | None:
@@ -409,36 +397,33 @@ def _found(processes: int) -> dict[int | str, float]:
     return memory | {"cpu": main / processes if memory else main}
 
 
-def _divided(model: Any, memory: Memory, dtype: str) -> dict[str, Any] | None:
+def _divided(model: Any, memory: Memory, dtype: str) -> Devices:
     """A division by layers, with room to work on each GPU; None where none fits."""
     import torch
     from accelerate import infer_auto_device_map
 
-    room = {
-        device: int(max(0.0, size - (_WORKING if isinstance(device, int) else 0)))
-        for device, size in memory.items()
-    }
-    found: dict[str, Any] = infer_auto_device_map(
+    devices: dict[str, Any] = infer_auto_device_map(
         model,
-        max_memory=room,
+        max_memory={
+            device: int(max(0.0, size - (_WORKING if isinstance(device, int) else 0)))
+            for device, size in memory.items()
+        },
         no_split_module_classes=list(model._no_split_modules or ()),
         dtype=getattr(torch, dtype),
     )
     # accelerate names the disk for what fits nowhere, whether or not it was offered.
-    return None if "disk" in found.values() and "disk" not in memory else found
+    return None if "disk" in devices.values() and "disk" not in memory else devices
 
 
 def _in_main_memory(
     model: Any, weights: float, needs: str, memory: Memory, dtype: str, processes: int
-) -> Placement:
+) -> tuple[Devices, str]:
     available = memory["cpu"]
     times = f"; {processes} processes load it {processes} times" if processes > 1 else ""
     if weights * processes <= available:
-        return Placement(None, f"{needs}; of {byte_size(available)} main memory{times}")
-    if "disk" in memory and processes == 1:
-        found = _divided(model, memory, dtype)
-        if found is not None:
-            return Placement(found, f"{needs}; what main memory does not hold rests on disk")
+        return None, f"{needs}; of {byte_size(available)} main memory{times}"
+    if "disk" in memory and (devices := _divided(model, memory, dtype)) is not None:
+        return devices, f"{needs}; what main memory does not hold rests on disk"
     fits = int(available // weights)
     half = "" if dtype != "float32" else "--dtype bfloat16, or "
     raise InputError(

@@ -32,9 +32,9 @@ def _config(model: str) -> Any:
 
 
 def test_a_model_that_a_gpu_holds_goes_there_whole() -> None:
-    placement = place(_config(_8B), dtype="bfloat16", memory={0: _A100, 1: _A100, "cpu": 1})
-    assert placement.device_map is None
-    assert "16.1 GB of weights in bfloat16" in placement.words
+    devices, words = place(_config(_8B), dtype="bfloat16", memory={0: _A100, 1: _A100, "cpu": 1})
+    assert devices is None
+    assert "16.1 GB of weights in bfloat16" in words
 
 
 def test_a_larger_one_is_divided_by_layers_with_room_on_each_gpu() -> None:
@@ -42,16 +42,16 @@ def test_a_larger_one_is_divided_by_layers_with_room_on_each_gpu() -> None:
 
     config = _config(_70B)
     memory = dict.fromkeys(range(4), _A100) | {"cpu": 200 * GB}
-    placement = place(config, dtype="bfloat16", memory=memory)
-    assert "141 GB of weights in bfloat16" in placement.words
-    assert "divided over 2 of 4 GPUs" in placement.words
-    assert placement.device_map is not None
+    devices, words = place(config, dtype="bfloat16", memory=memory)
+    assert "141 GB of weights in bfloat16" in words
+    assert "divided over 2 of 4 GPUs" in words
+    assert devices is not None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    accelerate.utils.modeling.check_device_map(model, placement.device_map)
+    accelerate.utils.modeling.check_device_map(model, devices)
     sizes = accelerate.utils.compute_module_sizes(model, dtype=torch.bfloat16)
     used = dict.fromkeys(memory, 0.0)
-    for name, device in placement.device_map.items():
+    for name, device in devices.items():
         assert "layers" not in name or name.count(".") <= 2  # no layer is split
         used[device] += sizes[name]
     assert used["cpu"] == 0
@@ -59,10 +59,10 @@ def test_a_larger_one_is_divided_by_layers_with_room_on_each_gpu() -> None:
 
 
 def test_what_the_gpus_do_not_hold_rests_in_main_memory_and_that_is_said() -> None:
-    placement = place(_config(_70B), dtype="bfloat16", memory={0: _A100, "cpu": 200 * GB})
-    assert placement.device_map is not None
-    assert set(placement.device_map.values()) == {0, "cpu"}
-    assert "which is slow" in placement.words
+    devices, words = place(_config(_70B), dtype="bfloat16", memory={0: _A100, "cpu": 200 * GB})
+    assert devices is not None
+    assert set(devices.values()) == {0, "cpu"}
+    assert "which is slow" in words
 
 
 def test_what_nothing_holds_is_refused_with_what_would() -> None:
@@ -71,21 +71,25 @@ def test_what_nothing_holds_is_refused_with_what_would() -> None:
     assert "--quantisation" in str(error.value)
 
 
-def test_processes_that_cannot_each_hold_a_copy_are_refused() -> None:
+def test_processes_that_cannot_each_hold_a_copy_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(InputError, match="for each process") as error:
-        place(_config(_70B), dtype="bfloat16", memory={0: _A100, "cpu": 10 * GB}, processes=4)
+        place(_config(_70B), dtype="bfloat16", memory={0: _A100, "cpu": 10 * GB})
     assert "--processes 2" in str(error.value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     with pytest.raises(InputError, match="load it 8 times") as error:
-        place(_config(_8B), dtype="float32", memory={"cpu": 100 * GB}, processes=8)
+        place(_config(_8B), dtype="float32", memory={"cpu": 100 * GB})
     assert "--processes 3" in str(error.value)
 
 
 def test_a_quantised_model_is_counted_as_it_is_held() -> None:
-    placement = place(
+    devices, words = place(
         _config(_70B), dtype="bfloat16", quantisation="4bit", memory={0: _A100, "cpu": 1}
     )
-    assert placement.device_map is None
-    assert "weights in 4bit" in placement.words
+    assert devices is None
+    assert "weights in 4bit" in words
 
 
 @pytest.mark.parametrize("adapter", [False, True])
