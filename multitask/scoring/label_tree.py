@@ -216,12 +216,10 @@ class Search:
     ) -> None:
         """Begin at the root.
 
-        Args:
-            forest: The tries.
-            max_residual: None: stop when the best label is proven. A number: also the labels not
-                scored must hold at most this share of the probability of those scored.
-            gold: Leaf of each query that is to be scored in any case.
-            ranks: Stop only when the gold leaf's rank is known, or known to be beyond this one.
+        The search stops when the best label is proven and, unless ``max_residual`` is None, the
+        labels not scored hold at most that share of the probability of those scored; with
+        ``gold``, a leaf of each query, also when that one is scored and its rank is known, or
+        known to be beyond ``ranks``.
         """
         queries = len(forest.tree)
         shape = (queries, forest.width)
@@ -324,11 +322,9 @@ class Search:
         return settled
 
     def select(self, most: int) -> tuple[Ints, Ints]:
-        """Choose the nodes to read next, of at most so many tokens a query.
+        """Queries and nodes to read next, parents first; one or more for each active query.
 
-        Returns:
-            Queries and nodes, by query, parents before children; at least one for each active
-            query.
+        They have at most so many tokens a query, or are one node.
         """
         rows, forest = self.active, self.forest
         bounds = self._open[rows]
@@ -470,11 +466,7 @@ def with_ancestors(forest: Forest, query: Ints, node: Ints, known: Ints) -> tupl
 
 
 def paths(forest: Forest, query: Ints, node: Ints) -> tuple[list[tuple[int, list[int]]], Ints]:
-    """Cover sorted nodes by whole paths from the prompt.
-
-    Returns:
-        The paths, each a query and the tokens to read; and for every pair a path that holds it.
-    """
+    """Whole paths, each a query and tokens, that hold sorted nodes; which one holds each."""
     covered = np.full(len(query), -1, np.int64)
     at = {(q, n): i for i, (q, n) in enumerate(zip(query.tolist(), node.tolist(), strict=True))}
     found: list[tuple[int, list[int]]] = []

@@ -44,13 +44,10 @@ def accepts(model: Any, name: str) -> bool:
 
 
 def log_probabilities(logits: Any, row: Ints, column: Ints, token: Ints) -> Floats:
-    """Log-probabilities of tokens.
+    """Log-probabilities of tokens, each predicted at a row and column of the logits.
 
-    Args:
-        logits: Shape (rows, columns, vocabulary); overwritten.
-        row: Row of each token.
-        column: Column of the logits that predict it.
-        token: The token; -1 stands for none, whose log-probability is 0.
+    The logits, of shape (rows, columns, vocabulary), are overwritten. The token -1 stands for
+    none; its log-probability is 0.
     """
     # Many tokens are asked of one place (all children of a branch): its sum is taken once.
     places, which = np.unique(row * logits.shape[1] + column, return_inverse=True)
@@ -82,14 +79,9 @@ def plain_score(model: Any, query: Encoded, label: int) -> float:
 
 
 def even_blocks(widths: Ints, cost: int) -> list[tuple[int, int]]:
-    """Split rows into blocks such that padding and the blocks' own costs together are least.
+    """Rows and width of blocks such that padding and a ``cost`` each, in tokens, are least.
 
-    Args:
-        widths: Tokens of each row, descending.
-        cost: What a block costs by itself, in tokens.
-
-    Returns:
-        Rows and width of each block.
+    The rows are as wide as ``widths`` says, descending.
     """
     values, counts = np.unique(-widths, return_counts=True)
     total = np.concatenate([[0], np.cumsum(counts)])
@@ -212,13 +204,10 @@ class TreeReader:
     """
 
     def __init__(self, model: Any, prefix: Tokens, *, budget: int, tallest: int) -> None:
-        """Compute the prefix.
+        """Compute the prefix that all prompts begin with, shorter than every one of them.
 
-        Args:
-            model: A causal model.
-            prefix: What all prompts begin with; shorter than every one of them.
-            budget: Tokens of prompts held at once; of trie nodes it may be four times as many.
-            tallest: Tokens of the longest label.
+        ``budget`` bounds the tokens of prompts held at once; of trie nodes it may be four times
+        as many. ``tallest`` are the tokens of the longest label.
         """
         self._model = model
         self._prefix = len(prefix)

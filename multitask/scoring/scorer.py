@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from multitask.errors import MultitaskError
 from multitask.formatting import first_line
 from multitask.scoring.encode import Encoded, Encoder, Tokens
-from multitask.scoring.generate import generate, is_out_of_memory
 from multitask.scoring.label_tree import (
     Floats,
     Forest,
@@ -48,6 +47,7 @@ _TOKEN_BUDGET = 16384
 # An answer to encode a prompt with that has no known one.
 _ANY = ("A",)
 _MOST_ROWS = 512
+_MOST_GENERATED_ROWS = 64
 _MOST_TRIES = 1024
 # What a batch of its own costs, in tokens of padding.
 _BATCH_COST = 4096
@@ -233,13 +233,9 @@ class Scorer:
     ) -> Scores:
         """Answer requests freely, token by token, always with the most probable one.
 
-        Args:
-            requests: The requests; their candidates do not matter.
-            max_new_tokens: Longest answer.
-            progress: Told how many rows are done.
-
         Raises:
-            MultitaskError: The model gives a number that is not finite; the row is named.
+            MultitaskError: The model gives a number that is not finite, or memory does not suffice
+                for one row.
         """
         if not requests:
             return Scores.join([])
@@ -250,14 +246,46 @@ class Scorer:
         first = min(range(len(queries)), key=lambda i: len(queries[i].prompt))
         self.score_tokens([queries[first]], [requests[first].id])
         self._reader = None  # its cache would be in the way
-        answers = generate(
-            self._loaded,
-            [query.prompt for query in queries],
-            max_new_tokens=max_new_tokens,
-            token_budget=self.token_budget,
-            progress=progress,
-        )
+        answers = [""] * len(queries)
+        # Longest first: what does not fit should fail at once.
+        pending = sorted(range(len(queries)), key=lambda i: -len(queries[i].prompt))
+        while pending:
+            longest = len(queries[pending[0]].prompt)
+            size = max(1, self.token_budget // (longest + max_new_tokens))
+            batch = pending[: min(_MOST_GENERATED_ROWS, size)]
+            try:
+                found = self._continued([queries[i].prompt for i in batch], max_new_tokens)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve(len(batch), longest, max_new_tokens)
+                continue
+            for i, answer in zip(batch, found, strict=True):
+                answers[i] = answer.strip()
+            del pending[: len(batch)]
+            progress(len(queries) - len(pending))
         return Scores.generated(answers, np.array([query.dropped for query in queries], np.int64))
+
+    def _continued(self, prompts: Sequence[Tokens], max_new_tokens: int) -> list[str]:
+        """What follows prompts until the turn ends, without special tokens."""
+        import torch
+
+        model, tokenizer, width = self._model, self._loaded.tokenizer, max(map(len, prompts))
+        pad = tokenizer.pad_token_id or 0  # masked, so any will do
+        ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=torch.tensor(ids, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=pad,
+            )
+        # An encoder-decoder returns the answer alone.
+        begin = 0 if model.config.is_encoder_decoder else width
+        texts: list[str] = tokenizer.batch_decode(out[:, begin:], skip_special_tokens=True)
+        return texts
 
     def longest(self, candidates: Sequence[str]) -> int:
         """Tokens of the longest of some answers, the end of the turn included."""
@@ -348,8 +376,8 @@ class Scorer:
                 wrong = self._difference(asked, batch, search) if slower else ""
             except (MemoryError, RuntimeError, ValueError, TypeError, MultitaskError) as error:
                 self._reader = None
-                if is_out_of_memory(error):
-                    self._halve(len(batch), longest)
+                if _is_out_of_memory(error):
+                    self._halve(len(batch), longest, 16)
                     continue
                 if slower is None:
                     raise
@@ -377,22 +405,23 @@ class Scorer:
             return self._reader[1]
         self._reader = None  # two at once may be more than the memory holds
         reader: Reader
-        if method is Method.CACHED:
-            reader = readers.CachedReader(model, budget=budget, stepwise=stepwise)
-        elif method is Method.PLAIN:
-            reader = readers.PlainReader(model, budget=budget)
-        elif method is Method.ENCODER_DECODER:
-            reader = readers.EncoderDecoderReader(model, budget=budget)
-        else:
-            reader = readers.TreeReader(model, prefix, budget=budget, tallest=tallest)
+        match method:
+            case Method.TREE:
+                reader = readers.TreeReader(model, prefix, budget=budget, tallest=tallest)
+            case Method.CACHED:
+                reader = readers.CachedReader(model, budget=budget, stepwise=stepwise)
+            case Method.PLAIN:
+                reader = readers.PlainReader(model, budget=budget)
+            case Method.ENCODER_DECODER:
+                reader = readers.EncoderDecoderReader(model, budget=budget)
         self._reader = key, reader
         return reader
 
     def _difference(self, asked: _Asked, batch: list[int], search: Search) -> str:
         """How scores of a batch differ from plain ones, in words; empty where they do not.
 
-        The longest and the shortest prompt are compared, the one for the windows that it may
-        exceed, the other for its padding; of each the best label and up to two others.
+        Of the longest prompt, which may exceed a window, and of the shortest, for its padding, the
+        best label and up to two others are compared.
         """
         import torch
 
@@ -422,7 +451,8 @@ class Scorer:
             self._tries[answers] = build_trie(answers)
         return self._tries[answers]
 
-    def _halve(self, rows: int, longest: int) -> None:
+    def _halve(self, rows: int, longest: int, more: int) -> None:
+        """Make batches smaller than these rows of a prompt and ``more`` tokens."""
         import torch
 
         if rows == 1:
@@ -430,7 +460,7 @@ class Scorer:
                 f"memory does not suffice for one prompt of {longest} tokens",
                 fix="shorten the prompts, load the model in 4 bits, or use a machine with more",
             )
-        self.token_budget = min(self.token_budget, rows * (longest + 16)) // 2
+        self.token_budget = min(self.token_budget, rows * (longest + more)) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self._note(f"memory ran out; batches now hold {self.token_budget} tokens")
@@ -438,6 +468,14 @@ class Scorer:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or on a CPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in said)
 
 
 def _longest(model: Any, asked: _Asked) -> int:
@@ -530,17 +568,11 @@ def _fill(scores: Scores, rows: Ints, search: Search) -> None:
 def groups_of(
     prompts: Sequence[Tokens], *, share: bool, equal: bool = False
 ) -> list[tuple[Tokens, list[int]]]:
-    """Prompts that can share a batch.
+    """Prompts that can share a batch: with ``equal``, those of the same length alone.
 
-    Args:
-        prompts: Prompts in tokens.
-        share: Look for prefixes shared by many prompts, such as those of a task's phrasings.
-        equal: Put only prompts of the same length into a group.
-
-    Returns:
-        Of each group what its prompts begin with, at least one token short of each, and the
-        prompts, longest first: what does not fit into memory should fail at once, not in the last
-        minute.
+    Of each group what its prompts begin with, at least one token short of each and empty unless
+    ``share``, such as a task's phrasing; and the prompts, longest first: what does not fit into
+    memory should fail at once, not in the last minute.
     """
     every = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     if equal:
