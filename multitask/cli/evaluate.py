@@ -80,7 +80,7 @@ def _evaluate(run: Path, compare: Sequence[Path], settings: Settings, **wanted: 
 
     from multitask.evaluation.distributed import join_ranks
     from multitask.evaluation.evaluate import evaluate as evaluate_run
-    from multitask.evaluation.transfer import compare_runs
+    from multitask.evaluation.transfer import FILE_NAME, compare_runs
     from multitask.quiet import quiet_libraries
     from multitask.reports.terminal import print_forgetting, print_interference, print_results
     from multitask.run import Run
@@ -89,7 +89,7 @@ def _evaluate(run: Path, compare: Sequence[Path], settings: Settings, **wanted: 
     opened, singles = Run.open(run), [Run.open(path) for path in compare]
     quiet_libraries()
     console = Console(stderr=True)
-    leads, compared = join_ranks().leads, None
+    leads, interference = join_ranks().leads, None
 
     def report(message: str) -> None:
         if leads:
@@ -99,8 +99,7 @@ def _evaluate(run: Path, compare: Sequence[Path], settings: Settings, **wanted: 
         with progress_bar() as bar:
             wanted |= {"settings": settings, "report": report, "progress": bar.update}
             if singles:
-                compared = compare_runs(opened, singles, leads=leads, **wanted)
-                outcome = compared.evaluation
+                outcome, interference = compare_runs(opened, singles, **wanted)
             else:
                 outcome = evaluate_run(opened, **wanted)
     except KeyboardInterrupt:
@@ -111,7 +110,7 @@ def _evaluate(run: Path, compare: Sequence[Path], settings: Settings, **wanted: 
     print_results(outcome.results)
     if outcome.general is not None:
         print_forgetting(outcome.general)
-    if compared is not None:
-        print_interference(compared.record, outcome.results)
-        typer.echo(f"interference: {compared.path}")
+    if interference is not None:
+        print_interference(interference, outcome.results)
+        typer.echo(f"interference: {outcome.directory / FILE_NAME}")
     typer.echo(f"results: {outcome.directory / 'results.json'}\nnext: multitask report {run}")

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,14 +67,10 @@ class Calibrator:
     log_prior: tuple[float, ...] | None = None
 
     def apply(self, log_probs: npt.ArrayLike, residual_mass: npt.ArrayLike | None = None) -> Floats:
-        """Calibrate log-likelihoods of shape (rows, labels).
+        """Normalised log-probabilities of log-likelihoods, both of shape (rows, labels).
 
-        Args:
-            log_probs: Labels that were not scored are -inf or NaN.
-            residual_mass: See :func:`~multitask.metrics.registry.log_softmax`.
-
-        Returns:
-            Normalised log-probabilities of the same shape.
+        Labels that were not scored are -inf or NaN; for ``residual_mass`` see
+        :func:`~multitask.metrics.registry.log_softmax`.
 
         Raises:
             ValueError: Scores that are no log-likelihoods, or the prior is of other labels.
@@ -117,9 +113,7 @@ def fit_temperature(validation: Predictions, *, after: Calibrator | None = None)
     :class:`Calibrator` applies it; that is convex in 1 / temperature. Predictions stay the same;
     only their confidence changes.
 
-    Args:
-        validation: The validation rows, with log-probabilities.
-        after: A calibrator whose prior is taken out first.
+    The prior of a calibrator ``after`` is taken out first.
 
     Returns:
         The calibrator. Its temperature is 1, and the method says nothing of one, where it would
@@ -177,9 +171,7 @@ def fit_contextual(content_free: npt.ArrayLike) -> Calibrator:
     Each label's probability is divided by the one that it gets for a text without content, such as
     "N/A", an empty text or "[MASK]"; several such inputs are averaged.
 
-    Args:
-        content_free: Log-likelihoods of the labels on content-free inputs, of shape (labels,) or
-            (inputs, labels), all finite.
+    The log-likelihoods are of shape (labels,) or (inputs, labels), all finite.
 
     Raises:
         ValueError: A log-likelihood is not finite, or a label has no probability.
@@ -220,15 +212,12 @@ def before_and_after(
     return found
 
 
-@dataclass(frozen=True)
-class Threshold:
+class Threshold(NamedTuple):
     """From which confidence on the model answers; below it a person does.
 
-    Attributes:
-        threshold: Rows with at least this confidence are answered; None where no threshold reaches
-            the target, so that everything is handed over.
-        precision: Share of the answered rows that is right; None where none is answered.
-        coverage: Share of rows that is answered.
+    ``threshold`` is None where none reaches the target, so that everything is handed over;
+    ``precision``, the share of the answered rows that is right, where none is answered;
+    ``coverage`` is the share of rows that is answered.
     """
 
     threshold: float | None
@@ -255,12 +244,6 @@ def choose_threshold(
 
     Where several rows come from one item, each item counts as one row: as if its rows were right or
     wrong together, the worst case.
-
-    Args:
-        confidence: Calibrated probability of each validation row's prediction, 0 to 1.
-        correct: Whether the prediction is right.
-        target: The wanted precision, above 0 and at most 1.
-        items: The item of every row, where rows repeat one.
 
     Raises:
         ValueError: There are no rows, the sequences differ in length, a confidence is NaN, or the
@@ -322,33 +305,11 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class ShareRecord(_Strict):
-    """A share with its 95 % interval."""
-
-    value: Share
-    low: Share
-    high: Share
-
-
 class TaskCalibration(_Strict):
-    """How to read a model's scores on one task.
+    """How to read a model's scores, in the order of ``labels``, on one task.
 
-    Attributes:
-        task: The task's name.
-        labels: The label space, in the order of the scores.
-        method: How the calibrator was fitted.
-        temperature: Its temperature.
-        log_prior: Its prior, one number per label, or none.
-        target_precision: The precision wanted of answers that are not handed over.
-        rule: What had to reach it on validation: the lower end of the precision's interval.
-        threshold: Least confidence of an answer; none where no threshold reaches the target, so
-            that every row is handed over.
-        validation_rows: How many rows all this was fitted on.
-        expected_precision: Precision of the answered validation rows; none where there are none.
-        expected_coverage: Share of validation rows that is answered.
+    A `Calibrator`, and a `Threshold` that the precision's lower end (``rule``) had to reach on
+    validation, with what is expected of it there.
     """
 
     task: str
@@ -358,10 +319,10 @@ class TaskCalibration(_Strict):
     log_prior: tuple[float, ...] | None = None
     target_precision: Annotated[float, Field(gt=0, le=1)]
     rule: Literal["lower_bound"]
-    threshold: Share | None
+    threshold: Annotated[float, Field(ge=0, le=1)] | None
     validation_rows: Annotated[int, Field(ge=1)]
-    expected_precision: ShareRecord | None
-    expected_coverage: ShareRecord
+    expected_precision: Interval | None
+    expected_coverage: Interval
 
     @model_validator(mode="after")
     def _of_one_label_space(self) -> TaskCalibration:
@@ -387,13 +348,7 @@ def calibrate(
     """Fit temperature and threshold on a task's validation rows.
 
     One number is fitted for the temperature, so that choosing the threshold on the same rows costs
-    little.
-
-    Args:
-        task: The task's name.
-        validation: Its validation rows, with log-probabilities.
-        prior: A contextual calibrator that is applied first.
-        target: The precision wanted of answers.
+    little. ``prior``, a contextual calibrator, is applied first.
 
     Raises:
         ValueError: A gold answer is no label, or the prior is of other labels.
@@ -402,7 +357,6 @@ def calibrate(
     best, confidence = top(calibrator.apply(validation.log_softmax))
     correct = best == validation.gold_codes
     chosen = choose_threshold(confidence, correct, target=target, items=validation.items)
-    precision = None if chosen.precision is None else ShareRecord(**chosen.precision.record())
     return TaskCalibration(
         task=task,
         labels=tuple(validation.labels),
@@ -413,8 +367,8 @@ def calibrate(
         rule="lower_bound",
         threshold=chosen.threshold,
         validation_rows=len(validation),
-        expected_precision=precision,
-        expected_coverage=ShareRecord(**chosen.coverage.record()),
+        expected_precision=chosen.precision,
+        expected_coverage=chosen.coverage,
     )
 
 

@@ -19,6 +19,7 @@ from multitask.data.readers import iterate_rows
 from multitask.data.render import Row, gold
 from multitask.errors import InputError
 from multitask.evaluation.compare import compare_all, pairs, read_answers
+from multitask.evaluation.distributed import join_ranks
 from multitask.evaluation.evaluate import Evaluation, evaluate
 from multitask.evaluation.models import (
     DEFAULT_NAME,
@@ -29,6 +30,7 @@ from multitask.evaluation.models import (
     name_of,
 )
 from multitask.evaluation.requests import Inputs, Settings, digests, read_inputs
+from multitask.evaluation.runner import Progress
 from multitask.files import read_json, read_mapping, understood
 from multitask.metrics.paired import PairedHits, holm, relative_gain
 from multitask.reports.training import read_lines, tokens_by_task
@@ -86,13 +88,7 @@ _HEADER = """\
 
 @dataclass(frozen=True)
 class SingleTask:
-    """A spec for one task of a multi-task run.
-
-    Attributes:
-        task: The task.
-        spec: Its spec.
-        header: What the file says above it.
-    """
+    """A spec for one task of a multi-task run, and what the file says above it."""
 
     task: str
     spec: Spec
@@ -104,16 +100,12 @@ class SingleTask:
 
 
 def single_task_specs(source: Path, budget: BudgetKind = "rows") -> list[SingleTask]:
-    """Make a spec for each task of a multi-task run alone, of the same budget.
+    """Make a spec for each task of a multi-task run, or of its spec, alone.
 
     Everything is kept as it is in the run: model, method, learning rate, sequences per step, seed,
     templates, and the rows themselves. What only makes sense with several tasks (`balance`) or
-    would overwrite something (`hub`) goes.
-
-    Args:
-        source: The run, or its spec.
-        budget: ``rows``: each row of the task is seen as often as in the run. ``steps``: as many
-            optimizer steps as the run took, which has to be trained for that.
+    would overwrite something (`hub`) goes. With the budget ``rows`` each row of the task is seen
+    as often as in the run; with ``steps`` it takes as many optimizer steps as the run did.
 
     Raises:
         InputError: There is one task alone, or the batch or the steps are not known.
@@ -130,13 +122,13 @@ def single_task_specs(source: Path, budget: BudgetKind = "rows") -> list[SingleT
         "hub": None,
         "general": (),
     }
-    steps = 0
-    if budget == "steps":
-        steps = _steps(source, run)
-    found = []
+    steps = _steps(source, run) if budget == "steps" else 0
+    floor, found = spec.evaluation.floor, []
     for task in spec.kept:
         own = update | {"only": (task,), "name": f"{spec.name}-{task}"}
-        own["evaluation"] = _evaluation(spec, task)
+        if isinstance(floor, dict):
+            of_task = {name: value for name, value in floor.items() if name == task}
+            own["evaluation"] = spec.evaluation.model_copy(update={"floor": of_task})
         if steps and run is not None:
             own |= _for_steps(spec, run, task, steps)
         words = {"task": task, "run": source.name, "steps": steps}
@@ -148,11 +140,7 @@ def single_task_specs(source: Path, budget: BudgetKind = "rows") -> list[SingleT
 def write_single_task_specs(
     source: Path, out: Path, budget: BudgetKind = "rows"
 ) -> list[tuple[SingleTask, Path]]:
-    """Write them to a new folder, ``TASK.yaml`` each.
-
-    Raises:
-        InputError: As `single_task_specs`, or the folder has content.
-    """
+    """Write them to a new folder, ``TASK.yaml`` each; one with content is refused."""
     specs = single_task_specs(source, budget)
     with staged_folder(out) as stage:
         for single in specs:
@@ -193,13 +181,6 @@ def _for_steps(spec: Spec, run: Run, task: str, steps: int) -> dict[str, Any]:
     epochs = math.ceil(1.25 * spec.epochs * total / tasks[task]["mixture"]["rows"])
     own = {key: value for key, value in spec.axolotl.items() if key != "num_epochs"}
     return {"epochs": epochs, "axolotl": own | {"max_steps": steps}}
-
-
-def _evaluation(spec: Spec, task: str) -> object:
-    floor = spec.evaluation.floor
-    if isinstance(floor, dict):
-        floor = {name: value for name, value in floor.items() if name == task}
-    return spec.evaluation.model_copy(update={"floor": floor})
 
 
 def budgets(run: Run) -> dict[str, dict[str, Any]]:
@@ -255,9 +236,7 @@ def sequences_per_step(run: Run) -> int | None:
 
 def axolotl_config(run: Run) -> dict[str, Any]:
     """The run's ``axolotl.yaml``; empty where there is none."""
-    if not run.axolotl.is_file():
-        return {}
-    return read_mapping(run.axolotl)
+    return read_mapping(run.axolotl) if run.axolotl.is_file() else {}
 
 
 def settings_that_differ(
@@ -286,21 +265,6 @@ def _training_rows(run: Run) -> dict[str, str]:
     return {task: f"{value:032x}" for task, value in sums.items()}
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A comparison that was written.
-
-    Attributes:
-        evaluation: The multi-task run's evaluation.
-        path: ``RUN/evaluation/NAME/interference.json``.
-        record: Its content.
-    """
-
-    evaluation: Evaluation
-    path: Path
-    record: dict[str, Any]
-
-
 def compare_runs(
     run: Run,
     singles: Sequence[Run],
@@ -310,27 +274,19 @@ def compare_runs(
     name: str | None = None,
     limit: int | None = None,
     settings: Settings | None = None,
+    progress: Progress = lambda _what, _done, _total, _note: None,
     report: Report = lambda _message: None,
-    leads: bool = True,
     **wanted: Any,
-) -> Compared:
-    """Compare a multi-task run with single-task runs, evaluating what is not evaluated yet.
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Compare a multi-task run with runs of some of its tasks, no task in two of them.
 
+    What is not evaluated yet is: single-task runs as ``trained``, the multi-task run as the
+    arguments of `evaluate` say; with any that asks for more than what is there, again.
     Evaluations that are there are taken as they are, if they are of these rows and of the weights
     that lie beside them; where the weights are elsewhere, their predictions are enough.
 
-    Args:
-        run: The multi-task run.
-        singles: Runs of some of its tasks; no task in two of them.
-        model: As in `evaluate`.
-        split: As in `evaluate`.
-        name: As in `evaluate`; single-task runs are evaluated as ``trained``.
-        limit: As in `evaluate`.
-        settings: As in `evaluate`.
-        report: Told in words what the user should know meanwhile.
-        leads: Whether this process writes the comparison.
-        wanted: Further arguments of `evaluate` for the multi-task run; with any that asks for
-            more than what is there, it is evaluated again.
+    Returns:
+        The multi-task run's evaluation, and what was written to interference.json beside it.
 
     Raises:
         InputError: Runs do not have the same rows of a task, a task is in two runs or in none, or
@@ -339,33 +295,23 @@ def compare_runs(
     settings = settings or Settings()
     inputs = read_inputs(run, split, limit, settings)
     rows_of = _same_rows(inputs, singles, settings)
-    own = name_of(model, name)
-    found = None
+    own, found = name_of(model, name), None
     if not any(wanted.get(key) for key in ("base", "against", "general", "restart", "checkpoint")):
         found = _there(run, own, inputs, model)
+    asked: dict[str, Any] = {"split": split, "limit": limit, "progress": progress, "report": report}
     if found is None:
-        evaluation = evaluate(
-            run,
-            model=model,
-            split=split,
-            name=name,
-            limit=limit,
-            settings=settings,
-            report=report,
-            **wanted,
-        )
+        evaluation = evaluate(run, model=model, name=name, settings=settings, **asked, **wanted)
     else:
         report(f"{run.root.name}: evaluated before; taken as it is")
         evaluation = Evaluation(run.evaluations / own, found)
     scored = _settings(evaluation.results, settings)
-    progress = {"progress": wanted["progress"]} if "progress" in wanted else {}
     for single, theirs in rows_of.items():
-        _evaluate_once(single, theirs, scored, report, progress)
+        _evaluate_once(single, theirs, scored, asked)
     record = _compare(run, inputs, evaluation, rows_of)
-    path = evaluation.directory / FILE_NAME
-    if leads:
-        write_atomic(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return Compared(evaluation, path, record)
+    if join_ranks().leads:
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        write_atomic(evaluation.directory / FILE_NAME, text)
+    return evaluation, record
 
 
 def _same_rows(inputs: Inputs, singles: Sequence[Run], settings: Settings) -> dict[Run, Inputs]:
@@ -439,36 +385,20 @@ def _why_not(run: Run, results: Mapping[str, Any], inputs: Inputs, model: str | 
     if results["limit"] != inputs.limit:
         some = results["limit"]
         return "of all rows" if some is None else f"of the first {some} rows of each task"
-    key = results.get("key", {})
-    if key.get("data") != digests({"data": inputs.key["data"]})["data"]:
-        return "of other data"
-    chosen = model
-    if model is None and is_trained(run):
-        chosen = str(choose(run, None).folder)
-    if (
-        chosen is not None
-        and Path(chosen).is_dir()
-        and key.get("model") != digests({"model": model_key(chosen)})["model"]
-    ):
-        return "of other weights"
-    return None
+    chosen = str(choose(run, None).folder) if model is None and is_trained(run) else model
+    known = {"data": inputs.key["data"]}
+    if chosen is not None and Path(chosen).is_dir():
+        known["model"] = model_key(chosen)
+    key, what = results.get("key", {}), {"data": "of other data", "model": "of other weights"}
+    return next((what[n] for n, digest in digests(known).items() if key.get(n) != digest), None)
 
 
-def _evaluate_once(
-    run: Run, inputs: Inputs, settings: Settings, report: Report, progress: Mapping[str, Any]
-) -> None:
+def _evaluate_once(run: Run, inputs: Inputs, settings: Settings, asked: Mapping[str, Any]) -> None:
     """Evaluate a single-task run where it is not yet; refuse an evaluation of something else."""
     path = run.evaluations / DEFAULT_NAME / "results.json"
     if not path.is_file():
-        report(f"{run.root.name}: evaluating it")
-        evaluate(
-            run,
-            split=inputs.split,
-            limit=inputs.limit,
-            settings=settings,
-            report=report,
-            **progress,
-        )
+        asked["report"](f"{run.root.name}: evaluating it")
+        evaluate(run, settings=settings, **asked)
     results = read_json(path)
     reason = _why_not(run, results, inputs, None)
     if reason is None:

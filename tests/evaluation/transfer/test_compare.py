@@ -26,7 +26,7 @@ from tests.evaluation.transfer.conftest import QUICK, TASKS, Runs
 
 def _compare(runs: Runs, **wanted: Any) -> dict[str, Any]:
     wanted = {"settings": QUICK, "limit": 20} | wanted
-    return compare_runs(runs.together, list(runs.alone.values()), **wanted).record
+    return compare_runs(runs.together, list(runs.alone.values()), **wanted)[1]
 
 
 def _right(run: Run, task: str) -> list[bool]:
@@ -88,7 +88,7 @@ def test_weights_that_changed_are_evaluated_again_or_refused(runs: Runs) -> None
 
 
 def test_a_task_without_a_run_of_it_alone_is_named(runs: Runs) -> None:
-    record = compare_runs(runs.together, [runs.alone["banking77"]], limit=10, settings=QUICK).record
+    _, record = compare_runs(runs.together, [runs.alone["banking77"]], limit=10, settings=QUICK)
     assert record["not_compared"] == ["text_claims"]
     assert list(record["tasks"]) == ["banking77"]
 
