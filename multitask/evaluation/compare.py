@@ -116,7 +116,7 @@ def pairs(
     Raises:
         InputError: There are none at all, or rows of one id with other gold answers.
     """
-    found = []
+    found: list[Pair] = []
     for task in tasks:
         mine, theirs = own.get(task.name, {}), other.get(task.name, {})
         rows = [key for key in mine if key in theirs]
@@ -151,15 +151,7 @@ def compare_all(
     method: Method = "mid-p",
     labels: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Compare on the rows that both have, task by task.
-
-    Args:
-        tasks: The tasks.
-        own: This evaluation's answers.
-        other: The opponent's.
-        name: The opponent, for messages.
-        method: Which of McNemar's tests.
-        labels: Also compare the recall of every label of a classification.
+    """Compare on the rows that both have, task by task, by one of McNemar's tests.
 
     Returns:
         Of each task that both have: rows, the difference of each metric (own minus other) with

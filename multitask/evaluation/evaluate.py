@@ -110,14 +110,10 @@ def evaluate(
     inputs = read_inputs(run, split, limit, settings or Settings())
     choice = chosen_model(run, model, checkpoint)
     named = choice.name if choice and checkpoint and choice.name != LAST else model
-    own, others = name_of(named, name), list(against)
-    if base:
-        if own == BASE_NAME:
-            raise InputError(
-                f"the evaluation {own!r} is the base model's", fix="choose another --name"
-            )
-        others = [BASE_NAME, *(other for other in against if other != BASE_NAME)]
-    check_opponents(inputs, others[base:], own)
+    own, others = name_of(named, name), [one for one in against if not base or one != BASE_NAME]
+    if base and own == BASE_NAME:
+        raise InputError(f"the evaluation {own!r} is the base model's", fix="choose another --name")
+    check_opponents(inputs, others, own)
     session = _Session(run, join_ranks(), restart, progress, report)
     if choice is not None:
         model = session.consolidated(choice)
@@ -126,13 +122,14 @@ def evaluate(
     beside = None if own == BASE_NAME else session.general(general, inputs)
     if base:
         session.evaluate(base_model(run), BASE_NAME, inputs, keep=True)
+        others.insert(0, BASE_NAME)
     if beside is not None:
         session.evaluate(base_model(run), general_name(BASE_NAME), beside, keep=True)
     results = session.evaluate(str(model), own, inputs, others)
-    forgotten = None
-    if beside is not None:
-        before = [general_name(BASE_NAME)]
-        forgotten = session.evaluate(str(model), general_name(own), beside, before)
+    if beside is None:
+        return Evaluation(run.evaluations / own, results)
+    before = [general_name(BASE_NAME)]
+    forgotten = session.evaluate(str(model), general_name(own), beside, before)
     return Evaluation(run.evaluations / own, results, forgotten)
 
 
@@ -147,18 +144,20 @@ def chosen_model(run: Run, model: str | None, checkpoint: str | None) -> Choice 
     return choose(run, checkpoint) if model is None else None
 
 
+@dataclass
 class _Session:
     """What the evaluations of one command share: the processes, and the model last loaded."""
 
-    def __init__(
-        self, run: Run, ranks: Ranks, restart: bool, progress: Progress, report: Report
-    ) -> None:
-        self._run = run
-        self._ranks = ranks
-        self._restart = restart
-        self._progress = progress
-        self._report = report if ranks.leads else lambda _message: None
-        self._loaded: tuple[str, tuple[LoadedModel, list[str]]] | None = None
+    _run: Run
+    _ranks: Ranks
+    _restart: bool
+    _progress: Progress
+    _told: Report
+    _loaded: tuple[str, tuple[LoadedModel, list[str]]] | None = None
+
+    def _report(self, message: str) -> None:
+        if self._ranks.leads:
+            self._told(message)
 
     def consolidated(self, choice: Choice) -> str:
         """The folder of a choice, once it is whole."""
@@ -189,17 +188,9 @@ class _Session:
         *,
         keep: bool = False,
     ) -> dict[str, Any]:
-        """Evaluate one model.
+        """Evaluate one model and compare it with others; the content of results.json.
 
-        Args:
-            model: Path or Hub id.
-            name: The evaluation's name.
-            inputs: The rows.
-            others: Names of the opponents.
-            keep: Leave an evaluation as it is that was made with the same key.
-
-        Returns:
-            The content of results.json.
+        With ``keep`` an evaluation that was made with the same key is left as it is.
         """
         loaded, about_model = self._load(model, inputs.settings)
         key = inputs.key | {

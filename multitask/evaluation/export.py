@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,7 @@ def export_lm_eval(
 ) -> dict[str, int]:
     """Write each task as a folder with its YAML and rows, and a README with the command.
 
-    Args:
-        run: The run, for the README.
-        directory: Where the folders go; must not exist or be empty.
-        loaded: The model; its tokenizer renders the prompts.
-        tasks: The tasks.
-        rows: The rows of each.
+    The model's tokenizer renders the prompts.
 
     Returns:
         Of each task, the rows whose prompt is longer than the context: the harness cuts them at
@@ -68,7 +64,7 @@ def export_lm_eval(
     encoder = loaded.encoder()
     if not isinstance(encoder, Encoder):
         raise InputError("encoder-decoder models cannot be exported to lm_eval", where=loaded.name)
-    writer = _Texts(loaded, encoder)
+    writer = _Texts(loaded.tokenizer, encoder)
     beyond = {}
     with staged_folder(directory) as stage:
         for task in tasks:
@@ -87,14 +83,14 @@ def export_lm_eval(
     return beyond
 
 
+@dataclass
 class _Texts:
     """Prompts and answers as texts that a tokenizer reads as training did."""
 
-    def __init__(self, loaded: LoadedModel, encoder: Encoder) -> None:
-        self._tokenizer = loaded.tokenizer
-        self._encoder = encoder
-        self._checked: set[str] = set()
-        self.end = ""
+    _tokenizer: Any
+    _encoder: Encoder
+    _checked: set[str] = field(default_factory=set)
+    end: str = ""
 
     def records(self, task: Task, rows: Sequence[Row]) -> Iterator[tuple[dict[str, Any], bool]]:
         """Rows for the harness, and whether each is longer than the context."""
@@ -129,14 +125,10 @@ class _Texts:
             {"role": "user", "content": message}, {"role": "assistant", "content": response}
         )
         answer = whole[len(prompt) :]
-        ends = [
-            (answer.rfind(token) + len(token), token)
-            for token in self._tokenizer.all_special_tokens
-            if token in answer
-        ]
-        if not ends:
+        tokens = [token for token in self._tokenizer.all_special_tokens if token in answer]
+        if not tokens:
             return answer
-        end, self.end = max(ends)
+        end, self.end = max((answer.rfind(token) + len(token), token) for token in tokens)
         return answer[:end]
 
     def _check(self, prompt: str, answer: str, row: str) -> None:

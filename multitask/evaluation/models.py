@@ -10,9 +10,9 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from multitask.checkpoints import Checkpoint, fingerprint, list_checkpoints, step_of
 from multitask.checkpoints.consolidate import SHARDS, copy_small_files, has_weights, merge_shards
@@ -50,10 +50,7 @@ _LARGE = 32 * 2**20
 
 
 def general_name(name: str) -> str:
-    """The evaluation of the general tasks that belongs to one of the run's own tasks.
-
-    It lies within the other's folder, ``RUN/evaluation/NAME/general``.
-    """
+    """The evaluation of the general tasks that lies within one of the run's own tasks."""
     return f"{name}/general"
 
 
@@ -79,15 +76,11 @@ def _slug(model: str) -> str:
 # Models of a run
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A model of a training.
+class Choice(NamedTuple):
+    """A model of a training: ``last``, or a checkpoint by its name.
 
-    Attributes:
-        name: ``last``, or the checkpoint's.
-        folder: What is loaded; of a checkpoint that has to be consolidated, where that goes.
-        checkpoint: The checkpoint; None for the last model.
-        note: What a report says of it and of the other.
+    ``folder`` is what is loaded; of a checkpoint that has to be consolidated, where that goes.
+    ``note`` is what a report says of it and of the other.
     """
 
     name: str
@@ -118,9 +111,7 @@ def same_model(name: str, folder: Path) -> bool:
 def choose(run: Run, wanted: str | None) -> Choice:
     """Choose a model of the training; nothing is loaded or written.
 
-    Args:
-        run: The run.
-        wanted: ``best``, ``last`` or a step; default: the spec's ``evaluation: {use: ...}``.
+    ``best``, ``last`` or a step is wanted; default: the spec's ``evaluation: {use: ...}``.
 
     Raises:
         InputError: The training has not ended, no checkpoint is known as the best, or the one

@@ -54,13 +54,8 @@ def write_results(
 ) -> None:
     """Compute all metrics, and write predictions, calibration and results, these last.
 
-    Args:
-        directory: The evaluation's.
-        model: Path or Hub id.
-        inputs: The rows.
-        scores: All that the model answered.
-        others: Names of the evaluations to compare with.
-        about: More keys of results.json; its ``notes`` come after those of the inputs.
+    ``others`` are names of evaluations to compare with, ``about`` more keys of results.json; its
+    ``notes`` come after those of the inputs.
     """
     answered: dict[str, dict[Purpose, TaskScores]] = {task.name: {} for task in inputs.tasks}
     for one in scores:
@@ -197,12 +192,7 @@ def fit_calibration(found: ByPurpose, target_precision: float) -> TaskCalibratio
 
 
 def calibrated(calibration: TaskCalibration, main: TaskScores) -> dict[str, Any]:
-    """What a calibration does to rows that it was not fitted on.
-
-    Returns:
-        Method, temperature and threshold; metrics ``before`` and ``after`` with their ``change``;
-        and ``answered``, the ``precision`` and ``coverage`` of the threshold.
-    """
+    """What a calibration does to rows that it was not fitted on, as results.json has it."""
     rows = main.predictions()
     best, confidence = top(calibration.calibrator.apply(rows.log_softmax))
     precision, coverage = at_threshold(

@@ -15,10 +15,10 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -44,26 +44,13 @@ _ARRAYS = ("log_probs", "scored", "residual_mass", "best", "dropped")
 _POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class Block:
-    """Rows that go to the model, and are kept, together.
-
-    Attributes:
-        requests: Whose, by number.
-        number: Among the blocks of these requests.
-        places: The rows.
-        cost: Estimated tokens.
-    """
+class Block(NamedTuple):
+    """Rows that go to the model, and are kept, together: whose, in which file, which, what cost."""
 
     requests: int
-    number: int
+    name: str
     places: tuple[int, ...]
     cost: int
-
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return f"{self.requests:03d}-{self.number:06d}.npz"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,39 +120,27 @@ class Runner:
     def __init__(
         self, directory: Path, requests: Sequence[TaskRequests], size: int, ranks: Ranks
     ) -> None:
-        """Divide requests into blocks.
-
-        Args:
-            directory: The evaluation's.
-            requests: What is asked, the same in all processes.
-            size: Rows of a block.
-            ranks: The processes.
-        """
+        """Divide requests, the same in all processes, into blocks of so many rows."""
         self.folder = directory / FOLDER
         self._requests = requests
         self._ranks = ranks
         self._done: set[str] = set()
+        self._since: dict[int, tuple[float, int]] = {}
         self._blocks = {
-            block.name: block
+            name: Block(i, name, places, sum(map(one.cost, places)))
             for i, one in enumerate(requests)
-            for block in (
-                Block(i, number, places, sum(map(one.cost, places)))
-                for number, places in enumerate(one.blocks(size))
-            )
+            for number, places in enumerate(one.blocks(size))
+            for name in [f"{i:03d}-{number:06d}.npz"]
         }
 
     def open(self, key: Mapping[str, str], *, restart: bool = False) -> int:
         """Begin, or continue what was interrupted; by the first process alone.
 
-        Args:
-            key: What the blocks depend on, by name: the model, the data, the settings.
-            restart: Throw away what is there.
-
         Returns:
             How many blocks are done.
 
         Raises:
-            InputError: What is there has another key.
+            InputError: What is there has another key: of the model, the data and the settings.
         """
         if restart:
             self.remove()
@@ -203,10 +178,11 @@ class Runner:
         """Do this process's share; the first one waits until all is done, and shows progress."""
         names = read_json(self.folder / _STATE)["pending"]
         pending = [self._blocks[name] for name in names]
-        meter = _Meter(self, progress if self._ranks.leads else lambda *_: None)
+        if not self._ranks.leads:
+            progress = lambda *_: None  # noqa: E731
         for i in shares([block.cost for block in pending], self._ranks.size)[self._ranks.rank]:
             block = pending[i]
-            advance = meter.of(block.requests)
+            advance = self._meter(block.requests, progress)
             start = time.perf_counter()
             scores = self._requests[block.requests].run(scorer, block.places, advance)
             about = {
@@ -220,22 +196,36 @@ class Runner:
         touched = sorted({block.requests for block in pending})
         while self._ranks.leads:
             for number in touched:
-                meter.of(number)
+                self._meter(number, progress)
             if self._done.issuperset(block.name for block in pending):
                 break
             time.sleep(_POLL_SECONDS)
 
-    def done(self, number: int) -> int:
+    def _meter(self, number: int, progress: Progress) -> Callable[[int], None]:
+        """What is told how many rows of a block of these requests are done."""
+        before, one = self._rows_done(number), self._requests[number]
+
+        def advance(more: int) -> None:
+            now, done, total = time.monotonic(), before + more, len(one.rows)
+            start, first = self._since.setdefault(number, (now, done))
+            note = ""
+            if done > first and now > start:
+                rate = (done - first) / (now - start)
+                note = f"{rate:,.0f} queries/s" if rate >= 10 else f"{rate:.1f} queries/s"
+                if done < total:
+                    note += f", {clock((total - done) / rate)} left"
+            progress(one.title, done, total, note)
+
+        advance(0)
+        return advance
+
+    def _rows_done(self, number: int) -> int:
         """Rows of requests that all processes have finished."""
         blocks = [block for block in self._blocks.values() if block.requests == number]
         for block in blocks:
             if block.name not in self._done and (self.folder / block.name).is_file():
                 self._done.add(block.name)
         return sum(len(block.places) for block in blocks if block.name in self._done)
-
-    def title(self, number: int) -> tuple[str, int]:
-        """What requests are called, and how many they are."""
-        return self._requests[number].title, len(self._requests[number].rows)
 
     def scores(self) -> tuple[list[TaskScores], list[str]]:
         """Everything, read back once all is done; and what the scorers had to say."""
@@ -282,46 +272,10 @@ class Runner:
 
 
 def shares(costs: Sequence[int], size: int) -> list[list[int]]:
-    """Divide blocks among processes, evenly by cost and the same wherever it is computed.
-
-    Args:
-        costs: Of each block.
-        size: How many processes there are.
-
-    Returns:
-        The numbers of the blocks of each process, in order.
-    """
+    """The numbers of the blocks of each of ``size`` processes, evenly by cost, in order."""
     loads, found = [0] * size, [list[int]() for _ in range(size)]
     for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
         least = loads.index(min(loads))
         loads[least] += costs[i]
         found[least].append(i)
     return [sorted(one) for one in found]
-
-
-@dataclass
-class _Meter:
-    """How far requests are, and how fast they go; seen from the first process."""
-
-    runner: Runner
-    progress: Progress
-    since: dict[int, tuple[float, int]] = field(default_factory=dict)
-
-    def of(self, number: int) -> Callable[[int], None]:
-        """What is told how many rows of a block of these requests are done."""
-        before = self.runner.done(number)
-        title, total = self.runner.title(number)
-
-        def advance(more: int) -> None:
-            now, done = time.monotonic(), before + more
-            start, first = self.since.setdefault(number, (now, done))
-            note = ""
-            if done > first and now > start:
-                rate = (done - first) / (now - start)
-                note = f"{rate:,.0f} queries/s" if rate >= 10 else f"{rate:.1f} queries/s"
-                if done < total:
-                    note += f", {clock((total - done) / rate)} left"
-            self.progress(title, done, total, note)
-
-        advance(0)
-        return advance
