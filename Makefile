@@ -79,7 +79,8 @@ format: $(VENV)/.installed  ## Let ruff format and fix what it can
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-schema: $(VENV)/.installed  ## Write the snapshot of the installed Axolotl's schema anew
+schema: $(VENV)/.installed  ## Write the spec's schema and the snapshot of Axolotl's anew
+	$(RUN) multitask.spec_schema > configs/schema/spec.schema.json
 	$(RUN) multitask.runners.axolotl.make_schema
 
 # With WHEELS, what is missing beside torch comes from there and nothing is installed.

@@ -78,7 +78,11 @@ class WandbSpec(StrictModel):
 
 
 class TrackingSpec(StrictModel):
-    """Where training metrics are sent besides the log."""
+    """Where training metrics are sent besides the log.
+
+    Attributes:
+        wandb: Weights & Biases.
+    """
 
     wandb: WandbSpec | None = None
 

@@ -69,7 +69,10 @@ def _example(path: Path, preset: str) -> None:
         )
     if path.exists():
         raise InputError("the file exists", where=path, fix="choose another path")
-    write_atomic(path, (resource_dir("configs/examples") / f"{preset}.yaml").read_bytes())
+    # By this line editors with a YAML language server complete and check the spec's keys.
+    schema = f"# yaml-language-server: $schema={resource_dir('configs/schema')}/spec.schema.json\n"
+    example = (resource_dir("configs/examples") / f"{preset}.yaml").read_text(encoding="utf-8")
+    write_atomic(path, (schema + example).encode())
     typer.echo(f"spec: {path}\nnext: multitask build-config {path}")
 
 
