@@ -61,7 +61,7 @@ def test_sigterm_saves_and_stops_a_real_training_and_resume_goes_on(
     _, output = process.communicate(timeout=600)
     newest = newest_complete(toy_run.model, contents=True)
     assert newest is not None
-    assert newest.step == 6
+    assert 5 < newest.step < STEPS  # requests are looked for by time, not at every step
     assert process.returncode == 130
     assert f"stopped at step {newest.step}; {newest.path.name} is saved" in output
     assert events(toy_run)[-1]["event"] == "stopped"
