@@ -344,8 +344,9 @@ class _Watch:
     def _plugin_missing(self) -> NodeReport | None:
         if self._plugin:
             return None
-        self._plugin = self._of.attempts.plugin_loaded(self._number, self._of.node)
+        # The log first: the plugin tells of itself before the words that the log is read for.
         self._watcher.poll()
+        self._plugin = self._of.attempts.plugin_loaded(self._number, self._of.node)
         if _IMPORT_FAILED in self._watcher.found or (
             _ABOUT_TO_TRAIN in self._watcher.found and not self._plugin
         ):
