@@ -24,6 +24,8 @@ _END_SECONDS = 10.0
 _KILL_SECONDS = 30.0
 # For the stacks to pass through the pipes of the launcher.
 _STACK_SECONDS = 2.0
+# A compilation holds its lock open; between making a lock and holding it lies no such time.
+_STALE_SECONDS = 600.0
 
 
 class Launch:
@@ -178,6 +180,42 @@ class LogWatcher:
         text = self._rest + new
         self.found |= {word for word, sought in self._words.items() if sought in text}
         self._rest = text[-self._overlap :]
+
+
+def remove_stale_locks(environment: Mapping[str, str]) -> list[Path]:
+    """Remove locks that killed compilations of torch's extensions have left on this machine.
+
+    Whoever needs the extension, such as DeepSpeed's Adam of offloaded parameters, would wait for
+    ever for such a lock to go (``torch/utils/file_baton.py``, ``wait``).
+
+    Args:
+        environment: Of the processes that will be started.
+
+    Returns:
+        What was removed: locks older than ten minutes that no process holds open.
+    """
+    import psutil
+
+    cache = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME", "~"), ".cache")
+    chosen = environment.get("TORCH_EXTENSIONS_DIR")
+    root = Path(chosen or Path(cache, "torch_extensions")).expanduser()
+    removed = []
+    for lock in sorted(root.glob("*/lock" if chosen else "*/*/lock")):
+        with contextlib.suppress(OSError):  # gone since, or not ours
+            age = time.time() - lock.stat().st_mtime
+            if age > _STALE_SECONDS and not any(_holds(p, lock) for p in psutil.process_iter()):
+                lock.unlink()
+                removed.append(lock)
+    return removed
+
+
+def _holds(process: Any, path: Path) -> bool:
+    """Whether a process, as far as it may be looked at, has a file open."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        return str(path.resolve()) in {file.path for file in process.open_files()}
+    return False
 
 
 def processes_with(variable: str, value: str) -> list[int]:

@@ -32,6 +32,7 @@ from multitask.training.process import (
     Launch,
     LogWatcher,
     end_processes,
+    remove_stale_locks,
 )
 from multitask.training.progress import VARIABLE as PROGRESS_VARIABLE
 from multitask.training.progress import Watchdog
@@ -165,6 +166,8 @@ class Supervisor:
         follower = EventFollower(self.run.trainer_events, self._on_event)
         watcher = LogWatcher(self._log, (_IMPORT_FAILED, _ABOUT_TO_TRAIN))
         command = self._command(attempt, resume, rank_logs)
+        for lock in remove_stale_locks(environment):
+            self._say(f"removed {lock}, which a killed compilation had left: all would wait for it")
         report = None
         with tempfile.TemporaryDirectory(prefix="multitask-") as folder:
             progress = Path(folder) / "progress"

@@ -43,6 +43,8 @@ def plan(run: Run, **faults: Any) -> None:
 def start(run: Run) -> Iterator[Start]:
     """Start a supervisor of the run; what is left of it ends with the test."""
     started = []
+    # The user's own cache is not a test's to look at.
+    extensions = {"TORCH_EXTENSIONS_DIR": str(run.root.parent / "extensions")}
 
     def begin(
         node: int = 0, nodes: int = 1, path: str = "", **options: Any
@@ -53,7 +55,7 @@ def start(run: Run) -> Iterator[Start]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=dict(os.environ) | {"PYTHONPATH": f"{path}:{ROOT}"},
+            env=dict(os.environ) | {"PYTHONPATH": f"{path}:{ROOT}"} | extensions,
         )
         started.append((process, f"{run.root.resolve()}:{node}"))
         return process
