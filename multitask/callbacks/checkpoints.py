@@ -11,8 +11,6 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from multitask.callbacks import ranks
-from multitask.callbacks.shards import shard_problems
 from multitask.checkpoints import (
     MARKER,
     Inputs,
@@ -23,12 +21,12 @@ from multitask.checkpoints import (
     rotate,
     write_marker,
 )
-from multitask.checkpoints.layout import kind_of, list_files
+from multitask.checkpoints.layout import kind_of, list_files, shard_problems
 from multitask.checkpoints.marker import FileRecord, flush
 from multitask.errors import MultitaskError
 from multitask.run import Run
 from multitask.training.attempts import stop_requested
-from multitask.training.events import write_event
+from multitask.training.progress import write_event
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,6 +44,42 @@ _SHARDED_MODEL = "pytorch_model_fsdp_0"
 _OWNER = re.compile(r"(?:^|/)(?:__(\d+)_\d+\.distcp|rng_state_(\d+)\.pth|.*zero_pp_rank_(\d+)_.*)$")
 
 
+def rank() -> int:
+    """This process's number; 0 where it is alone."""
+    return int(_group().get_rank()) if _group() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(_group().get_world_size()) if _group() else 1
+
+
+def gather(value: Any) -> list[Any]:
+    """Give every process the values of all, by rank; it also waits for all."""
+    values = [value] * world_size()
+    if len(values) > 1:
+        _group().all_gather_object(values, value)
+    return values
+
+
+def agree(flags: int, device: Any) -> int:
+    """Give every process the first one's small number."""
+    if world_size() == 1:
+        return flags
+    import torch
+
+    tensor = torch.tensor(flags, dtype=torch.int32, device=device)
+    _group().broadcast(tensor, src=0)
+    return int(tensor.item())
+
+
+def _group() -> Any:
+    """torch.distributed where processes train together, else None."""
+    import torch.distributed as dist
+
+    return dist if dist.is_available() and dist.is_initialized() else None
+
+
 class CheckpointCallback(TrainerCallback):
     """Completes every save of the trainer, and ends the training where a stop is asked for.
 
@@ -58,15 +92,11 @@ class CheckpointCallback(TrainerCallback):
     """
 
     def __init__(self, run: Run, *, look_seconds: float = LOOK_SECONDS) -> None:
-        """Work for ``run``; what it is trained on is noted now, before files can change.
+        """Work for ``run``; look for a request to stop about every ``look_seconds``.
 
-        Args:
-            run: The run.
-            look_seconds: Time between two looks for a request to stop, about; each reads the
-                volume that nodes share, and has all processes wait for the first one.
+        Each look reads the volume that nodes share, and has all processes wait for the first one.
         """
-        self.run = run
-        self._look_seconds = look_seconds
+        self.run, self._look_seconds = run, look_seconds
         self.keep: int | None = None
         self._inputs: Inputs | None = None
         self._stopping = False
@@ -78,7 +108,7 @@ class CheckpointCallback(TrainerCallback):
         """Take the rotation over."""
         if args.save_total_limit is not None:
             self.keep, args.save_total_limit = args.save_total_limit, None
-        self._inputs = Inputs.of(self.run, ranks.world_size())
+        self._inputs = Inputs.of(self.run, world_size())
         self._best = _best_of(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -89,14 +119,14 @@ class CheckpointCallback(TrainerCallback):
         if state.global_step < self._next_look and not control.should_save:
             return
         wish = 0
-        if ranks.rank() == 0:
+        if rank() == 0:
             wish = _STOP * stop_requested(self.run)
             # The last save is never skipped: Axolotl makes the final model of FSDP from it.
             wants_save = control.should_save and state.global_step < state.max_steps
             if (wants_save or wish) and not self._has_room(args, state):
                 wish |= _SKIP
             wish |= self._steps_to_next_look(state.global_step) << _FLAGS
-        wish = ranks.agree(wish, args.device)
+        wish = agree(wish, args.device)
         self._next_look = state.global_step + (wish >> _FLAGS)
         if wish & _STOP:
             self._stopping = True
@@ -118,14 +148,14 @@ class CheckpointCallback(TrainerCallback):
         """Verify the checkpoint, write its marker, then rotate."""
         start = time.perf_counter()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        gathered = ranks.gather(_own_records(folder))
-        problems = self._complete(folder, gathered, state, start) if ranks.rank() == 0 else []
-        if not ranks.agree(len(problems), args.device):
+        gathered = gather(_own_records(folder))
+        problems = self._complete(folder, gathered, state, start) if rank() == 0 else []
+        if not agree(len(problems), args.device):
             self._best = _best_of(state)
         elif state.best_global_step == state.global_step:
             # Nothing can be loaded from it: what was best before still is, for the trainer too.
             vars(state).update(self._best)
-        if ranks.rank() != 0:
+        if rank() != 0:
             return
         if problems:
             self._refuse_last(folder, state, problems)
@@ -164,11 +194,9 @@ class CheckpointCallback(TrainerCallback):
         if not self._stopping or state.global_step >= state.max_steps:
             return
         write_event(self.run.trainer_events, "stopped", state)
-        if ranks.world_size() > 1:
-            import torch.distributed as dist
-
-            dist.barrier()
-            dist.destroy_process_group()
+        if world_size() > 1:
+            _group().barrier()
+            _group().destroy_process_group()
         raise SystemExit(0)
 
     def _mark(self, folder: Path, step: int, files: dict[str, FileRecord]) -> list[str]:
@@ -233,11 +261,11 @@ def _own_records(folder: Path) -> tuple[dict[str, FileRecord], str | None]:
         for name in list_files(folder):
             match = _OWNER.search(name)
             owner = int(next(group for group in match.groups() if group)) if match else 0
-            if owner == ranks.rank() and name != MARKER:
+            if owner == rank() and name != MARKER:
                 flush(folder / name)
                 records[name] = fingerprint(folder / name)
     except OSError as error:
-        return records, f"process {ranks.rank()}: {error.strerror or error}"
+        return records, f"process {rank()}: {error.strerror or error}"
     return records, None
 
 
@@ -254,7 +282,7 @@ def _verify(folder: Path, files: dict[str, FileRecord]) -> list[str]:
             return [problem]
         time.sleep(wait)
         wait = min(2 * wait, 5.0)
-    return [*find_problems(folder, ranks.world_size()), *shard_problems(folder)]
+    return [*find_problems(folder, world_size()), *shard_problems(folder)]
 
 
 def _invisible(folder: Path, files: dict[str, FileRecord]) -> list[str]:

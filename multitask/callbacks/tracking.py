@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import MutableMapping
-from pathlib import Path
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from transformers import TrainerCallback
 
 from multitask.callbacks.login import logged_in
+from multitask.files import read_mapping
 from multitask.run import Run
 
 
-def prepare_wandb(cfg: Any, run: Run, environment: MutableMapping[str, str]) -> None:
+def prepare_wandb(
+    settings: Mapping[str, Any], run: Run, environment: MutableMapping[str, str]
+) -> None:
     """Decide where wandb writes, under which id, and whether it goes online.
 
     Called before wandb starts. What the user has set stays.
 
     Args:
-        cfg: Axolotl's configuration; nothing is done where it names no wandb project.
+        settings: ``wandb_project``, ``wandb_run_id``, ``wandb_mode``; nothing is done without a
+            project.
         run: The run; the id is kept in ``logs/wandb-id``.
         environment: The process's environment; changed in place.
     """
-    if not cfg.get("wandb_project"):
+    if not settings.get("wandb_project"):
         return
     run.logs.mkdir(parents=True, exist_ok=True)
     environment.setdefault("WANDB_DIR", str(run.logs))
-    if not cfg.get("wandb_run_id") and "WANDB_RUN_ID" not in environment:
-        environment["WANDB_RUN_ID"] = run_id(run.logs / "wandb-id")
+    if not settings.get("wandb_run_id") and "WANDB_RUN_ID" not in environment:
+        path = run.logs / "wandb-id"
+        try:  # the first process to ask makes it
+            with path.open("x", encoding="ascii") as file:
+                file.write(secrets.token_hex(4) + "\n")
+        except FileExistsError:
+            pass
+        environment["WANDB_RUN_ID"] = path.read_text(encoding="ascii").strip()
     environment.setdefault("WANDB_RESUME", "allow")
-    if not cfg.get("wandb_mode") and "WANDB_MODE" not in environment and not logged_in(environment):
-        environment["WANDB_MODE"] = "offline"
-
-
-def run_id(path: Path) -> str:
-    """The id in a file; the first process to ask makes it."""
-    try:
-        with path.open("x", encoding="ascii") as file:
-            file.write(secrets.token_hex(4) + "\n")
-    except FileExistsError:
-        pass
-    return path.read_text(encoding="ascii").strip()
+    if not settings.get("wandb_mode") and not logged_in(environment):
+        environment.setdefault("WANDB_MODE", "offline")
 
 
 class WandbCallback(TrainerCallback):
@@ -56,10 +55,8 @@ class WandbCallback(TrainerCallback):
         tracked = _tracked(state)
         if tracked is None:
             return
-        import yaml
-
         if self._run.spec.is_file():
-            spec = yaml.safe_load(self._run.spec.read_text(encoding="utf-8"))
+            spec = read_mapping(self._run.spec)
             tracked.config.update({"spec": spec}, allow_val_change=True)
         if self._run.plan.is_file():
             tracked.save(str(self._run.plan), base_path=str(self._run.root), policy="now")
@@ -68,14 +65,11 @@ class WandbCallback(TrainerCallback):
         """Record each task's first, last and best values."""
         tracked = _tracked(state)
         rows = final_table(state.log_history, state.best_global_step)
-        if tracked is None or not rows:
-            return
-        import wandb
+        if tracked is not None and rows:
+            import wandb
 
-        table = wandb.Table(columns=["task", "metric", "first", "last", "best checkpoint"])
-        for row in rows:
-            table.add_data(*row)
-        tracked.log({"evaluation": table})
+            columns: Any = ["task", "metric", "first", "last", "best checkpoint"]
+            tracked.log({"evaluation": wandb.Table(columns=columns, data=rows)})
 
 
 def _tracked(state: Any) -> Any:

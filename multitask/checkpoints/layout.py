@@ -73,9 +73,8 @@ def kind_of(files: Files) -> Kind:
 def find_problems(folder: Path, world_size: int) -> tuple[str, ...]:
     """Say what a checkpoint lacks to be resumed from.
 
-    Names, sizes, and the ends of the formats are looked at; shards are not read. The shards that
-    a ``.metadata`` promises need torch and are checked by the one who has it
-    (:mod:`multitask.callbacks.shards`).
+    Names, sizes, and the ends of the formats are looked at; shards are not read. Those that a
+    ``.metadata`` promises need torch: :func:`shard_problems`.
 
     Args:
         folder: ``checkpoint-N``.
@@ -164,6 +163,33 @@ def _missing_weights(folder: Path, files: Files) -> list[str]:
             needs_config = stem == "adapter_model" and "adapter_config.json" not in files
             return ["adapter_config.json"] if needs_config else []
     return ["model.safetensors or adapter_model.safetensors"]
+
+
+def shard_problems(folder: Path) -> list[str]:
+    """Compare every ``.metadata`` below a checkpoint with the shards beside it; needs torch.
+
+    Returns:
+        One sentence a problem; empty for a checkpoint without shards.
+    """
+    from torch.distributed.checkpoint import FileSystemReader
+
+    problems = []
+    for part in sorted(path.parent for path in folder.glob("*/.metadata")):
+        try:
+            metadata = FileSystemReader(part).read_metadata()
+        except Exception as error:  # noqa: BLE001  # a damaged pickle raises whatever it likes
+            problems.append(f"{part.name}/.metadata cannot be read ({type(error).__name__})")
+            continue
+        ends: dict[str, int] = {}
+        for place in (metadata.storage_data or {}).values():
+            end = place.offset + place.length
+            ends[place.relative_path] = max(ends.get(place.relative_path, 0), end)
+        for name, end in sorted(ends.items()):
+            if not (part / name).is_file():
+                problems.append(f"{part.name}/{name} is missing")
+            elif (part / name).stat().st_size < end:
+                problems.append(f"{part.name}/{name} is cut short")
+    return problems
 
 
 def _damage(path: Path) -> str | None:

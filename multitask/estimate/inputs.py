@@ -80,7 +80,7 @@ class Training:
         """Bytes per parameter that learns, before sharding.
 
         What learns is float32: peft makes adapters so, and our plugin raises all else
-        (:mod:`multitask.callbacks.precision`); DeepSpeed holds bf16 weights and a float32 copy.
+        (:mod:`multitask.callbacks.trainer`); DeepSpeed holds bf16 weights and a float32 copy.
 
         Source: ZeRO (Rajbhandari et al. 2020), section 3.1, for 2 + 2 + 12; the memory anatomy in
         transformers' documentation for 6 + 4 + 8.

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from multitask.errors import InputError
 from multitask.run import Run
-from multitask.training.events import append_event
+from multitask.training.progress import append_event
 
 VARIABLE = "MULTITASK_REHEARSAL_FAULTS"
 FOLDER_VARIABLE = "MULTITASK_REHEARSAL_FAULT_FOLDER"

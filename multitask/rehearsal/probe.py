@@ -32,7 +32,7 @@ def install() -> None:
     from transformers import TrainerCallback
     from transformers.trainer import DEFAULT_CALLBACKS
 
-    from multitask.callbacks.trainer import MultitaskTrainer
+    from multitask.runners.axolotl.trainer import MultitaskTrainer
 
     found: dict[str, Any] = {}
     original = MultitaskTrainer.training_step
@@ -62,10 +62,10 @@ def install() -> None:
                 found["widths"]["optimizer"] = share * _bytes_per_number(states)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-            from multitask.callbacks import ranks
+            from multitask.callbacks.checkpoints import rank
 
             found["copies"] = compare_copies(kwargs["model"])
-            if ranks.rank() == 0:
+            if rank() == 0:
                 write_atomic(path, json.dumps(found, indent=1) + "\n")
 
     MultitaskTrainer.training_step = training_step
@@ -76,7 +76,7 @@ def compare_gradients(trainer: Any, model: Any, inputs: Any) -> dict[str, dict[s
     """The gradients of a batch with and without what must not change them.
 
     Args:
-        trainer: A :class:`~multitask.callbacks.trainer.MultitaskTrainer` that is about to train.
+        trainer: A ``MultitaskTrainer`` that is about to train.
         model: What it trains, wrapped and sharded.
         inputs: The batch.
 
@@ -201,7 +201,7 @@ def _errors(found: dict[str, Any], plain: dict[str, Any]) -> dict[str, float]:
     """Relative errors over all ranks, by kind of parameter."""
     import torch
 
-    from multitask.callbacks import ranks
+    from multitask.callbacks.checkpoints import gather
 
     kinds = sorted({_kind(name) for name in plain})
     sums = torch.zeros(len(kinds), 2, dtype=torch.float64)
@@ -211,7 +211,7 @@ def _errors(found: dict[str, Any], plain: dict[str, Any]) -> dict[str, float]:
         seen = found[name].double() if name in found else torch.zeros_like(wanted)
         sums[place, 0] += (seen - wanted).square().sum()
         sums[place, 1] += wanted.square().sum()
-    total = sum(ranks.gather(sums))
+    total = sum(gather(sums))
     return {
         kind: float((total[i, 0] / total[i, 1]).sqrt())
         for i, kind in enumerate(kinds)
@@ -227,7 +227,7 @@ def _kind(name: str) -> str:
 
 def compare_copies(model: Any) -> dict[str, int]:
     """Count the parts of what learns that several processes hold, and those that differ."""
-    from multitask.callbacks import ranks
+    from multitask.callbacks.checkpoints import gather
 
     mine = {}
     for name, parameter in model.named_parameters():
@@ -236,7 +236,7 @@ def compare_copies(model: Any) -> dict[str, int]:
             digest = hashlib.sha256(content.view(_byte()).numpy().tobytes()).hexdigest()
             mine[f"{name} {_shard(parameter)}"] = digest
     seen: dict[str, list[str]] = {}
-    for of_rank in ranks.gather(mine):
+    for of_rank in gather(mine):
         for part, digest in of_rank.items():
             seen.setdefault(part, []).append(digest)
     held = [digests for digests in seen.values() if len(digests) > 1]

@@ -1,7 +1,8 @@
 """How far a training is, told on its own machine, and a watchdog that notices when it stands still.
 
 Each node's first process writes a few bytes to a file on the machine's own disk after every step,
-where a run directory may be a network volume that all nodes share. Its supervisor reads them.
+where a run directory may be a network volume that all nodes share. Its supervisor reads them. For
+all to see, the training's first process appends events to a log of the run, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from multitask.training.options import Options
 
@@ -89,6 +90,31 @@ def show_stacks_on_signal() -> None:
         faulthandler.register(STACKS, file=sys.stderr.fileno(), all_threads=True)
     except (OSError, ValueError, AttributeError):
         return  # standard error is no file here, so there is no log either
+
+
+def write_event(path: Path, event: str, state: Any, **more: Any) -> None:
+    """Append an event of a trainer's state to a file, from the first process only."""
+    if state.is_world_process_zero:
+        append_event(path, event, state, **more)
+
+
+def append_event(path: Path, event: str, state: Any, **more: Any) -> None:
+    """Append an event to a file, from any process."""
+    line = {
+        "event": event,
+        "time": time.time(),
+        "step": state.global_step,
+        "max_steps": state.max_steps,
+        **more,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        # A process that was killed while it wrote leaves half a line.
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(line, default=str).encode() + b"\n")
 
 
 class Watchdog:

@@ -13,9 +13,12 @@ torch = pytest.importorskip("torch")
 
 from datasets import Dataset  # noqa: E402
 
-from multitask.callbacks.answers import IGNORED  # noqa: E402
-from multitask.callbacks.balance import TaskBalance, lagging_weights  # noqa: E402
-from multitask.callbacks.identify import SampleTable  # noqa: E402
+from multitask.callbacks.balance import (  # noqa: E402
+    SampleTable,
+    TaskBalance,
+    lagging_weights,
+)
+from multitask.callbacks.loss import IGNORED  # noqa: E402
 from multitask.training_spec import BalanceSpec  # noqa: E402
 
 _ROWS = [
@@ -89,14 +92,14 @@ def _gradient(model: Any, loss: Any) -> Any:
 
 
 def test_without_weights_the_loss_is_the_trainer_s_own(model: Any) -> None:
-    ours = _balance(BalanceSpec()).compute_loss(_plain, model, _batch(), False, None)
+    ours = _balance(BalanceSpec()).compute_loss(_plain, model, _batch(), None)[0]
     assert float(ours) == pytest.approx(float(_model_loss(model, _batch())), rel=1e-6)
 
 
 def test_weights_multiply_each_token_s_loss(model: Any) -> None:
     weights = {"a": 0.5, "b": 3.0}
     balance = _balance(BalanceSpec(loss_weights=weights))
-    ours = balance.compute_loss(_plain, model, _batch(), False, None)
+    ours = balance.compute_loss(_plain, model, _batch(), None)[0]
     by_hand = [_token_losses(model)[row] for row in range(3)]
     total = sum(weights[_NAMES[t]] * sum(x) for t, x in zip(_TASKS, by_hand, strict=True))
     assert float(ours) == pytest.approx(total / 6, rel=1e-5)
@@ -106,7 +109,7 @@ def test_weights_multiply_gradients(model: Any) -> None:
     """The gradient is the weighted sum of the gradients of each task alone."""
     weights = {"a": 0.5, "b": 3.0}
     balance = _balance(BalanceSpec(loss_weights=weights))
-    ours = _gradient(model, balance.compute_loss(_plain, model, _batch(), False, None))
+    ours = _gradient(model, balance.compute_loss(_plain, model, _batch(), None)[0])
     expected = torch.zeros_like(ours)
     for task, name in enumerate(_NAMES):
         batch = _batch()
@@ -122,7 +125,7 @@ def test_weights_multiply_gradients(model: Any) -> None:
 def test_equal_weights_are_the_plain_loss(model: Any) -> None:
     """The way through supervised columns alone gives the trainer's loss and gradient."""
     balance = _balance(BalanceSpec(schedule="lagging"))
-    ours = balance.compute_loss(_plain, model, _batch(), False, None)
+    ours = balance.compute_loss(_plain, model, _batch(), None)[0]
     plain = _model_loss(model, _batch())
     assert float(ours) == pytest.approx(float(plain), rel=1e-6)
     assert torch.allclose(_gradient(model, ours), _gradient(model, plain), atol=1e-6)
@@ -130,8 +133,8 @@ def test_equal_weights_are_the_plain_loss(model: Any) -> None:
 
 def test_the_step_s_token_count_divides_where_the_trainer_gives_one(model: Any) -> None:
     balance = _balance(BalanceSpec(schedule="lagging"))
-    by_batch = balance.compute_loss(_plain, model, _batch(), False, None)
-    by_step = balance.compute_loss(_plain, model, _batch(), False, torch.tensor(24))
+    by_batch = balance.compute_loss(_plain, model, _batch(), None)[0]
+    by_step = balance.compute_loss(_plain, model, _batch(), torch.tensor(24))[0]
     assert float(by_step) == pytest.approx(float(by_batch) * 6 / 24)
 
 
@@ -139,7 +142,7 @@ def test_a_batch_without_answers_gives_no_loss_and_no_nan(model: Any) -> None:
     batch = _batch()
     batch["labels"][:] = IGNORED
     balance = _balance(BalanceSpec(schedule="lagging"))
-    loss = balance.compute_loss(_plain, model, batch, False, None)
+    loss = balance.compute_loss(_plain, model, batch, None)[0]
     assert float(loss) == 0.0
     assert not _gradient(model, loss).any()
 
@@ -149,7 +152,7 @@ def test_losses_tokens_and_rows_are_those_of_each_task(model: Any, spec: Balance
     """Unweighted, whatever the weights: they say how far a task is."""
     balance = _balance(spec)
     for _ in range(2):
-        balance.compute_loss(_plain, model, _batch(), False, None)
+        balance.compute_loss(_plain, model, _batch(), None)[0]
     found = balance.take(lambda sums: sums)
     a0, b, a1 = _token_losses(model)
     assert found["a/loss"] == pytest.approx(sum(a0 + a1) / 5, rel=1e-5)
@@ -195,14 +198,14 @@ def test_the_schedule_reads_the_trainer_s_history_and_so_survives_a_resume() -> 
 def test_the_schedule_moves_the_loss_towards_the_lagging_task(model: Any) -> None:
     """After an evaluation in which `b` lags, its tokens weigh more in the very loss."""
     balance = _balance(BalanceSpec(schedule="lagging"))
-    before = balance.compute_loss(_plain, model, _batch(), False, None)
+    before = balance.compute_loss(_plain, model, _batch(), None)[0]
     balance.reweigh(
         [
             {"eval/a/loss": 4.0, "eval/b/loss": 4.0},
             {"eval/a/loss": 1.0, "eval/b/loss": 3.0},
         ]
     )
-    after = balance.compute_loss(_plain, model, _batch(), False, None)
+    after = balance.compute_loss(_plain, model, _batch(), None)[0]
     a0, b, a1 = _token_losses(model)
     assert balance.weights == pytest.approx({"a": 0.5, "b": 1.5})
     assert float(before) == pytest.approx(sum(a0 + b + a1) / 6, rel=1e-5)
@@ -224,6 +227,6 @@ def test_a_router_s_own_loss_stays(model: Any) -> None:
             return outputs
 
     balance = _balance(BalanceSpec(schedule="lagging"))
-    routed = balance.compute_loss(_plain, Routed(), _batch(), False, None)
+    routed = balance.compute_loss(_plain, Routed(), _batch(), None)[0]
     plain = _model_loss(model, _batch())
     assert float(routed) == pytest.approx(float(plain) + 0.5, rel=1e-5)

@@ -10,8 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("axolotl")
 
-from multitask.callbacks.answers import COLUMNS  # noqa: E402
-from multitask.callbacks.collate import BatchMetadata, flash_lengths, reads_lengths  # noqa: E402
+from multitask.callbacks.loss import (  # noqa: E402
+    COLUMNS,
+    BatchMetadata,
+    flash_lengths,
+    reads_lengths,
+)
 
 _LENGTHS = (7, 3, 12)
 

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from datasets import Dataset  # noqa: E402
 
-from multitask.callbacks.identify import BatchReader, SampleTable  # noqa: E402
+from multitask.callbacks.balance import SampleTable  # noqa: E402
 from multitask.runners.axolotl.validate import axolotl_installed  # noqa: E402
 
 needs_axolotl = pytest.mark.skipif(not axolotl_installed(), reason="Axolotl is not installed")
@@ -74,7 +74,7 @@ def test_packed_samples_get_their_tasks(
 ) -> None:
     numbers = [5, 17, 3, 290, 6]
     chosen = [samples[i] for i in numbers]
-    tasks, rows = BatchReader(table).tasks_of(_packed(chosen, length, toy))
+    tasks, rows = table.tasks_of(_packed(chosen, length, toy))
     expected = [i % 3 for i in numbers for _ in samples[i]["input_ids"]]
     assert tasks[0, : len(expected)].tolist() == expected
     assert rows.tolist() == [
@@ -87,13 +87,13 @@ def test_padded_samples_get_their_tasks(
     samples: list[dict[str, list[int]]], table: SampleTable, side: str
 ) -> None:
     numbers = [5, 17, 3, 290, 6]
-    tasks, rows = BatchReader(table).tasks_of(_padded([samples[i] for i in numbers], side))
+    tasks, rows = table.tasks_of(_padded([samples[i] for i in numbers], side))
     assert tasks[:, 0].tolist() == tasks[:, -1].tolist() == [i % 3 for i in numbers]
     assert int(rows.sum()) == len(numbers)
 
 
 def test_a_strange_sample_is_unknown(table: SampleTable) -> None:
-    tasks, rows = BatchReader(table).tasks_of(_padded(_samples(4, seed=9), "right"))
+    tasks, rows = table.tasks_of(_padded(_samples(4, seed=9), "right"))
     assert set(tasks.flatten().tolist()) == {3}
     assert rows.tolist() == [0, 0, 0, 4]
 
@@ -105,7 +105,7 @@ def test_one_token_more_or_elsewhere_is_another_sample(
     swapped = [sample["input_ids"][1], sample["input_ids"][0], *sample["input_ids"][2:]]
     for ids in (swapped, [*sample["input_ids"], 0], sample["input_ids"][:-1]):
         changed = {"input_ids": ids, "labels": [-100, *ids[1:]]}
-        tasks, _ = BatchReader(table).tasks_of(_padded([changed], "right"))
+        tasks, _ = table.tasks_of(_padded([changed], "right"))
         assert set(tasks.flatten().tolist()) == {3}
 
 
@@ -114,7 +114,7 @@ def test_what_two_tasks_share_belongs_to_neither() -> None:
     other = {"input_ids": [4, 5], "labels": [-100, 5]}
     dataset = Dataset.from_list([row, other, row, row])
     table = SampleTable.build(dataset, np.array([0, 0, 1, 1]), 2)
-    tasks, _ = BatchReader(table).tasks_of(_padded([row, other], "right"))
+    tasks, _ = table.tasks_of(_padded([row, other], "right"))
     assert tasks[:, 0].tolist() == [2, 0]
 
 

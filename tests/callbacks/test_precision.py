@@ -39,8 +39,8 @@ def _one_step(held: bool, sharded: bool) -> dict[str, set[str]]:
     from accelerate.utils import FullyShardedDataParallelPlugin
     from axolotl.monkeypatch.accelerate.fsdp2 import patch_accelerate_fsdp2
 
-    from multitask.callbacks.precision import hold_in_float32
     from multitask.rehearsal import shims
+    from multitask.runners.axolotl.trainer import hold_weights
 
     model, options = _model(), {}
     if sharded:
@@ -57,7 +57,7 @@ def _one_step(held: bool, sharded: bool) -> dict[str, set[str]]:
             **_FSDP,
         )
     if held:
-        hold_in_float32(_cfg(fsdp_config=_FSDP if sharded else None), model)
+        hold_weights(_cfg(fsdp_config=_FSDP if sharded else None), model)
     accelerator = Accelerator(mixed_precision="bf16", cpu=True, **options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     projection = model.get_submodule("model.layers.0.mlp.gate_proj")
@@ -114,10 +114,11 @@ def test_small_updates_are_not_lost() -> None:
 
 
 def test_the_final_model_is_as_it_was_loaded() -> None:
-    from multitask.callbacks.precision import hold_in_float32, restore
+    from multitask.callbacks.trainer import restore
+    from multitask.runners.axolotl.trainer import hold_weights
 
     model = _model()
-    loaded = hold_in_float32(_cfg(), model)
+    loaded = hold_weights(_cfg(), model)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert (
         model.get_input_embeddings().weight
@@ -134,27 +135,27 @@ def test_the_final_model_is_as_it_was_loaded() -> None:
     ids=["DeepSpeed has its own", "all is float32"],
 )
 def test_others_are_left_alone(changes: dict[str, Any]) -> None:
-    from multitask.callbacks.precision import hold_in_float32
+    from multitask.runners.axolotl.trainer import hold_weights
 
     model = _model()
-    assert hold_in_float32(_cfg(**changes), model) == {}
+    assert hold_weights(_cfg(**changes), model) == {}
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
 def test_what_is_frozen_stays_small() -> None:
-    from multitask.callbacks.precision import hold_in_float32
+    from multitask.runners.axolotl.trainer import hold_weights
 
     model = _model()
     model.requires_grad_(False)
     model.lm_head.requires_grad_(True)
-    assert list(hold_in_float32(_cfg(), model)) == ["lm_head.weight"]
+    assert list(hold_weights(_cfg(), model)) == ["lm_head.weight"]
 
 
 def test_memory_that_nobody_wrote_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks that FSDP2 hands their weights hold empty tensors, which must stay without pages."""
-    from multitask.callbacks.precision import hold_in_float32
+    from multitask.runners.axolotl.trainer import hold_weights
 
     monkeypatch.setenv("LOCAL_RANK", "1")
     model = _model().to("meta")
-    hold_in_float32(_cfg(fsdp_config=_FSDP), model)
+    hold_weights(_cfg(fsdp_config=_FSDP), model)
     assert {(p.dtype, p.is_meta) for p in model.parameters()} == {(torch.float32, True)}

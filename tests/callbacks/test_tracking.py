@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from multitask.callbacks.login import logged_in
-from multitask.callbacks.resume import drop_later
+from multitask.callbacks.progress import drop_later
 from multitask.callbacks.tracking import final_table, prepare_wandb
 from multitask.run import Run
 

@@ -173,7 +173,8 @@ def test_losses_by_task_average_to_the_trainer_s_loss(run: Run) -> None:
 
 def test_a_prepared_training_set_is_recognised_sample_by_sample(run: Run) -> None:
     """Axolotl's shuffled tokens get the task that rendering every row anew gives them."""
-    from multitask.callbacks.align import RowFile, align
+    from multitask.callbacks.rows import RowFile
+    from multitask.runners.axolotl.align import align
 
     prepared = _prepared(run, "train")
     file = RowFile.read(run.split("train"))

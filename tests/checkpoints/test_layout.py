@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from multitask.callbacks.shards import shard_problems
 from multitask.checkpoints import find_problems
-from multitask.checkpoints.layout import Kind, kind_of, list_files
+from multitask.checkpoints.layout import Kind, kind_of, list_files, shard_problems
 from tests.checkpoints.conftest import write_plain, write_sharded
 
 PLAIN = ["model.safetensors", "optimizer.pt", "scheduler.pt", "training_args.bin",

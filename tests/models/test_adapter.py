@@ -70,7 +70,7 @@ def test_what_is_missing_or_has_no_place_is_named(tmp_path: Path) -> None:
 def test_a_resume_from_another_adapter_is_refused(tmp_path: Path) -> None:
     """transformers/trainer.py, _load_from_checkpoint, drops what PEFT says of the load."""
     pytest.importorskip("axolotl")
-    from multitask.callbacks.trainer import MultitaskTrainer
+    from multitask.runners.axolotl.trainer import MultitaskTrainer
 
     _model(layers=1).save_pretrained(tmp_path)
     trainer: Any = SimpleNamespace(model=_model(layers=2))

@@ -118,7 +118,7 @@ def test_training_freezes_what_the_builder_could_not_see(dated: Path, tmp_path: 
     from axolotl.utils.chat_templates import get_chat_template_from_config
     from axolotl.utils.dict import DictDefault
 
-    from multitask.callbacks.template import freeze_template
+    from multitask.runners.axolotl.plugin import freeze_template
 
     cfg = DictDefault({"base_model": str(dated), "chat_template": "tokenizer_default"})
     freeze_template(cfg, Run(tmp_path))

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from multitask.callbacks.align import Tokenize, axolotl_tokenizer, check_turn
+from multitask.callbacks.rows import Tokenize
 from multitask.errors import MultitaskError
 from multitask.models import families, model_info
+from multitask.runners.axolotl.align import axolotl_tokenizer, check_turn
 from multitask.scoring.encode import Encoder, turn_end
 
 pytest.importorskip("axolotl")

@@ -18,8 +18,7 @@ from types import SimpleNamespace
 from multitask.checkpoints import Inputs, Marker, fingerprint, step_of, write_marker
 from multitask.run import Run
 from multitask.training.attempts import ATTEMPT, announce_plugin, stop_requested
-from multitask.training.events import write_event
-from multitask.training.progress import own_progress_file, show_stacks_on_signal
+from multitask.training.progress import own_progress_file, show_stacks_on_signal, write_event
 
 STEPS, EVERY = 12, 3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -15,19 +15,6 @@ from multitask.training_spec import EvaluationSpec
 
 SCORE = "eval_score"
 LOSS = "eval_macro/loss"
-
-
-class Evaluator(Protocol):
-    """What evaluates a training's model.
-
-    Attributes:
-        latest: The metrics of each task at the latest evaluation.
-    """
-
-    latest: dict[str, dict[str, float]]
-
-    def restart_clock(self) -> None:
-        """Measure the evaluations' share of the time from now on."""
 
 
 def score(values: Mapping[str, float], spec: EvaluationSpec) -> float:
@@ -55,10 +42,9 @@ class SelectionCallback(TrainerCallback):
     own rotation never removes the best checkpoint.
     """
 
-    def __init__(self, spec: EvaluationSpec, evaluator: Evaluator) -> None:
-        """Judge by ``spec`` what ``evaluator`` finds; ``best.json`` lies beside checkpoints."""
-        self._spec = spec
-        self._evaluator = evaluator
+    def __init__(self, spec: EvaluationSpec, evaluator: Any) -> None:
+        """Judge by ``spec`` what a ``TaskEvaluator`` finds."""
+        self._spec, self._evaluator = spec, evaluator
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Leave out the evaluation before the first step where it is not the first."""
@@ -68,13 +54,11 @@ class SelectionCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Evaluate where a checkpoint is about to be written, unless it is an emergency."""
-        if control.should_save and not _interrupted(state, control):
+        interrupted = control.should_training_stop and state.global_step < state.max_steps
+        if control.should_save and not interrupted:
             control.should_evaluate = True
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """The same where checkpoints are written by epochs."""
-        if control.should_save and not _interrupted(state, control):
-            control.should_evaluate = True
+    on_epoch_end = on_step_end  # where checkpoints are written by epochs
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Note a better score, or that there was none for too long."""
@@ -100,29 +84,22 @@ class SelectionCallback(TrainerCallback):
         return bool(losses) and loss < losses[-1]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Write ``best.json`` when the checkpoint just written is the best."""
-        if state.is_world_process_zero and state.best_global_step == state.global_step:
-            self._write(Path(args.output_dir), state)
-
-    def _write(self, output: Path, state: Any) -> None:
+        """Write ``best.json`` beside the checkpoints when the one just written is the best."""
         checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
-        if not (output / checkpoint).is_dir():
+        output = Path(args.output_dir)
+        if not state.is_world_process_zero or state.best_global_step != state.global_step:
             return
-        record = {
-            "checkpoint": checkpoint,
-            "step": state.best_global_step,
-            "score": state.best_metric,
-            "rule": self._spec.best,
-            "metric": self._spec.metric,
-            "floor": self._spec.floor,
-            "tasks": self._evaluator.latest,
-        }
-        write_atomic(output / "best.json", json.dumps(record, indent=2) + "\n")
-
-
-def _interrupted(state: Any, control: Any) -> bool:
-    """Whether the training was told to save and end before its last step."""
-    return bool(control.should_training_stop and state.global_step < state.max_steps)
+        if (output / checkpoint).is_dir():
+            record = {
+                "checkpoint": checkpoint,
+                "step": state.best_global_step,
+                "score": state.best_metric,
+                "rule": self._spec.best,
+                "metric": self._spec.metric,
+                "floor": self._spec.floor,
+                "tasks": self._evaluator.latest,
+            }
+            write_atomic(output / "best.json", json.dumps(record, indent=2) + "\n")
 
 
 def waited(history: list[dict[str, Any]], min_delta: float) -> int:
@@ -130,12 +107,10 @@ def waited(history: list[dict[str, Any]], min_delta: float) -> int:
     best, passed = float("-inf"), 0
     for entry in history:
         value = entry.get(public_name(SCORE))
-        if value is None:
-            continue
-        if value > best + min_delta:
-            best, passed = value, 0
-        else:
+        if value is not None:
             passed += 1
+            if value > best + min_delta:
+                best, passed = value, 0
     return passed
 
 

@@ -45,9 +45,8 @@ def _train(toy: Path, folder: Path, *, packed: bool, enabled: bool) -> tuple[lis
     )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from multitask.callbacks.answers import LossOverAnswers
-    from multitask.callbacks.collate import BatchMetadata
-    from multitask.callbacks.trainer import MultitaskTrainer
+    from multitask.callbacks.loss import BatchMetadata
+    from multitask.runners.axolotl.trainer import MultitaskTrainer
 
     arguments = AxolotlTrainingArguments(
         output_dir=str(folder), use_cpu=True, max_steps=3, gradient_accumulation_steps=2,
@@ -76,7 +75,7 @@ def _train(toy: Path, folder: Path, *, packed: bool, enabled: bool) -> tuple[lis
         eval_data_collator=collator,
         processing_class=tokenizer,
     )
-    trainer.over = LossOverAnswers(enabled=enabled)
+    trainer.over_answers = enabled
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return losses, {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
@@ -104,7 +103,7 @@ def test_the_same_steps_with_the_loss_over_answers(
     import axolotl.core.training_args
     import axolotl.utils.collators  # noqa: F401  # before the forks
 
-    import multitask.callbacks.trainer  # noqa: F401
+    import multitask.runners.axolotl.trainer  # noqa: F401
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from multitask.callbacks import answers  # noqa: E402
-from multitask.callbacks.answers import IGNORED, LossOverAnswers, supervised_columns  # noqa: E402
+from multitask.callbacks import loss as module  # noqa: E402
+from multitask.callbacks.loss import IGNORED, answer_loss, supervised_columns  # noqa: E402
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 61,
@@ -98,7 +98,7 @@ def test_loss_and_gradient_are_the_models_own(family: str, batch: Any, items: in
     found: list[Any] = []
 
     def compute() -> None:
-        found.extend(LossOverAnswers().compute(_plain, model, batch(), items))
+        found.extend(answer_loss(_plain, model, batch(), items))
 
     columns = _logits_computed(model, compute)
     loss, _, losses = found
@@ -113,7 +113,7 @@ def test_loss_and_gradient_are_the_models_own(family: str, batch: Any, items: in
 def test_a_batch_without_answers_has_a_loss_of_zero() -> None:
     model, batch = _model(), _packed()
     batch["labels"][:] = IGNORED
-    loss, _, _ = LossOverAnswers().compute(_plain, model, batch, None)
+    loss, _, _ = answer_loss(_plain, model, batch, None)
     assert loss.item() == 0.0
     assert not _gradient(model, loss).any()
 
@@ -128,15 +128,15 @@ def test_a_model_that_cannot_choose_columns_computes_its_own_loss() -> None:
     whole = copy.deepcopy(model)
     whole.__class__ = Whole
     own, _ = _plain(model, _packed(), None)
-    loss, _, losses = LossOverAnswers().compute(_plain, whole, _packed(), None)
+    loss, _, losses = answer_loss(_plain, whole, _packed(), None)
     assert torch.equal(loss, own)
     assert losses.sum() > 0
 
 
 def test_switched_off_the_batch_is_the_trainers() -> None:
     model = _model()
-    batch = _packed() | {answers.COLUMNS: torch.tensor([1])}
-    loss, outputs, _ = LossOverAnswers(enabled=False).compute(_plain, model, batch, None)
+    batch = _packed() | {module.COLUMNS: torch.tensor([1])}
+    loss, outputs, _ = answer_loss(_plain, model, batch, None, enabled=False)
     assert torch.equal(loss, _plain(model, _packed(), None)[0])
     assert outputs["logits"].shape[1] == 60
 
@@ -171,12 +171,12 @@ def test_ligers_fused_loss_is_of_the_supervised_columns(
     own, _ = _plain(liger, batch(), items)
     expected = _gradient(liger, own)
     assert liger.seen == [60]
-    loss, _, losses = LossOverAnswers().compute(_plain, liger, batch(), items)
+    loss, _, losses = answer_loss(_plain, liger, batch(), items)
     assert liger.seen == [60]
     assert losses is not None
     assert torch.allclose(_gradient(liger, loss), expected, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr(answers, "LOGITS_HELD", 100)
-    loss, _, losses = LossOverAnswers().compute(_plain, liger, batch(), items)
+    monkeypatch.setattr(module, "LOGITS_HELD", 100)
+    loss, _, losses = answer_loss(_plain, liger, batch(), items)
     labels = batch()["labels"]
     assert liger.seen[1:] == [len(supervised_columns(labels)) * len(labels)]
     assert losses is None

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from multitask.callbacks.best import LOSS, SCORE, SelectionCallback, public_name, score, waited
+from multitask.callbacks.selection import LOSS, SCORE, SelectionCallback, public_name, score, waited
 from multitask.training_spec import EarlyStoppingSpec, EvaluationSpec
 
 

@@ -12,10 +12,10 @@ pytest.importorskip("transformers")
 
 from datasets import Dataset
 
-from multitask.callbacks.align import RowFile, align
-from multitask.callbacks.per_task import choose_rows
+from multitask.callbacks.rows import RowFile, choose_rows
 from multitask.data.render import Row
 from multitask.errors import MultitaskError
+from multitask.runners.axolotl.align import align
 
 _LONGEST = 20
 

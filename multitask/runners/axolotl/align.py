@@ -6,13 +6,9 @@ the order otherwise; all three are done again here on row numbers, and checked o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from multitask.callbacks.rows import IGNORED, RowFile, Tokenize
 from multitask.data.render import Row
 from multitask.errors import MultitaskError
 from multitask.scoring.encode import Encoder
@@ -21,67 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Tokenize = Callable[[Row], tuple[list[int], list[int]]]
-
 _CHECKED = 16
-_IGNORED = -100
 _SHORTEST = 2
 
 
-@dataclass(frozen=True)
-class RowFile:
-    """A JSON-lines file whose rows are read one at a time.
-
-    Attributes:
-        path: The file.
-        offsets: Where each line begins, in bytes, and the file's size at the end.
-        tasks: The task of each row, as its place in ``names``.
-        names: Names of the tasks.
-    """
-
-    path: Path
-    offsets: NDArray[np.int64]
-    tasks: NDArray[np.int64]
-    names: tuple[str, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> RowFile:
-        """Read once through a file."""
-        import numpy as np
-
-        places: dict[str, int] = {}
-        tasks, offsets = [], [0]
-        with path.open("rb") as file:
-            for line in file:
-                name = orjson.loads(line)["task"]
-                tasks.append(places.setdefault(name, len(places)))
-                offsets.append(offsets[-1] + len(line))
-        return cls(
-            path,
-            np.asarray(offsets, dtype=np.int64),
-            np.asarray(tasks, dtype=np.int64),
-            tuple(places),
-        )
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def row(self, number: int) -> Row:
-        """A row."""
-        with self.path.open("rb") as file:
-            file.seek(int(self.offsets[number]))
-            row: Row = orjson.loads(file.readline())
-        return row
-
-
 def axolotl_tokenizer(cfg: Any, dataset: Any, tokenizer: Any) -> Tokenize:
-    """Axolotl's own way from a row to tokens and labels.
-
-    Args:
-        cfg: Axolotl's configuration.
-        dataset: The entry of ``datasets`` or ``test_datasets`` that the row belongs to.
-        tokenizer: The training's tokenizer.
-    """
+    """Axolotl's own way from a row to tokens and labels; ``dataset`` is the row's entry in cfg."""
     from axolotl.prompt_strategies import load
 
     strategy = load(dataset["type"], tokenizer, cfg, dataset)
@@ -91,6 +32,21 @@ def axolotl_tokenizer(cfg: Any, dataset: Any, tokenizer: Any) -> Tokenize:
         return list(out["input_ids"]), list(out["labels"])
 
     return tokenize
+
+
+def align_dataset(
+    file: RowFile, dataset: Any, tokenize: Tokenize, cfg: Any, *, longest: int
+) -> NDArray[np.int64]:
+    """:func:`align`, with what Axolotl's configuration says of shuffling and cutting."""
+    shuffles = cfg.shuffle_merged_datasets and not cfg.curriculum_sampling
+    return align(
+        file,
+        dataset,
+        tokenize,
+        longest=longest,
+        shuffle_seed=int(cfg.seed) if shuffles else None,
+        truncated=cfg.excess_length_strategy == "truncate",
+    )
 
 
 def align(
@@ -166,9 +122,9 @@ def check_turn(row: Row, tokenize: Tokenize, tokenizer: Any) -> str:
             where=f"row {row['id']}",
             fix="remove keys under `axolotl` that change the chat template",
         )
-    learned = [token for token, label in zip(ids, labels, strict=True) if label != _IGNORED]
+    learned = [token for token, label in zip(ids, labels, strict=True) if label != IGNORED]
     for token, label in zip(scored, labels[begin:], strict=False):
-        if label == _IGNORED:
+        if label == IGNORED:
             raise MultitaskError(
                 f"{tokenizer.decode([token])!r} of the answer {tokenizer.decode(scored)!r} is not "
                 f"trained (what is: {tokenizer.decode(learned)!r}), and scoring counts it",

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multitask.callbacks.choose import row_budget, stratified
+from multitask.callbacks.rows import row_budget, stratified
 
 _LABELS = st.lists(st.sampled_from("abcde"), min_size=1, max_size=60)
 

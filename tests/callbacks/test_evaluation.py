@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from multitask.callbacks.per_task import (  # noqa: E402
+from multitask.callbacks.evaluation import (  # noqa: E402
     IGNORED,
     EvaluationRow,
     EvaluationRows,
