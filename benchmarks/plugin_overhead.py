@@ -98,7 +98,7 @@ def _timing_plugin() -> type:
             """Time what the balance does around the trainer's own loss."""
             compute = self.balance.compute_loss
 
-            def timed(plain: Any, *more: Any) -> Any:
+            def timed(plain: Any, *more: Any, **options: Any) -> Any:
                 inside = 0.0
 
                 def plain_timed(*its: Any) -> Any:
@@ -109,7 +109,7 @@ def _timing_plugin() -> type:
                     return loss
 
                 start = time.process_time()
-                loss = compute(plain_timed, *more)
+                loss = compute(plain_timed, *more, **options)
                 self.watching.append(time.process_time() - start - inside)
                 return loss
 

@@ -1,17 +1,24 @@
 """Checkpoints: what a complete one holds, which is newest, which may go. All without torch."""
 
-from multitask.checkpoints.inputs import Inputs
 from multitask.checkpoints.inventory import (
     Checkpoint,
+    ResumePoint,
+    choose_resume,
     list_checkpoints,
     newest_complete,
+    rotate,
     set_aside,
     step_of,
 )
 from multitask.checkpoints.layout import find_problems
-from multitask.checkpoints.marker import MARKER, Marker, fingerprint, read_marker, write_marker
-from multitask.checkpoints.resume import ResumePoint, choose_resume
-from multitask.checkpoints.rotate import rotate
+from multitask.checkpoints.marker import (
+    MARKER,
+    Inputs,
+    Marker,
+    fingerprint,
+    read_marker,
+    write_marker,
+)
 
 __all__ = [
     "MARKER",

@@ -1,26 +1,36 @@
-"""The checkpoints of a run: complete or torn, and the newest that is complete."""
+"""The checkpoints of a run: which are complete, from which training goes on, which may go.
+
+The trainer's own rotation counts folders by their time of change, complete or not; three torn
+ones in a row would push the last good one out. The one here counts complete ones alone.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from multitask.checkpoints.layout import find_problems, list_files
 from multitask.checkpoints.marker import (
     MARKER,
+    Inputs,
     Marker,
     UnknownMarkerError,
     fingerprint,
     read_marker,
 )
-from multitask.errors import MultitaskError
+from multitask.errors import InputError, MultitaskError
+from multitask.run import Run
 
 TORN_PREFIX = "torn-"
 
 _NAME = re.compile(r"checkpoint-(\d+)")
+_REMOVING = ".removing-"
+_SAFE = 2
 
 
 @dataclass(frozen=True)
@@ -116,10 +126,10 @@ def _differences(path: Path, files: dict[str, int], marker: Marker, *, contents:
 
 
 def list_checkpoints(model_dir: Path, *, contents: bool = False) -> list[Checkpoint]:
-    """All checkpoints of an output directory, by step.
+    """All checkpoints of an output directory, which need not exist, by step.
 
     Args:
-        model_dir: Axolotl's output directory; it need not exist.
+        model_dir: The engine's output directory.
         contents: Compare the files' contents too.
 
     Raises:
@@ -138,7 +148,7 @@ def newest_complete(model_dir: Path, *, contents: bool = False) -> Checkpoint | 
     """The complete checkpoint of the highest step.
 
     Args:
-        model_dir: Axolotl's output directory.
+        model_dir: The engine's output directory.
         contents: Trust only one whose contents are still what was saved; older ones are not
             read when a newer one is. A newer one that cannot be read then ends the search.
 
@@ -174,3 +184,84 @@ def set_aside(checkpoint: Checkpoint) -> Path:
         number += 1
         target = target.with_name(f"{TORN_PREFIX}{checkpoint.path.name}-{stamp}-{number}")
     return checkpoint.path.rename(target)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A decision, made once for all processes of an attempt.
+
+    Attributes:
+        path: The checkpoint; None to start from the base model.
+        step: Its step; 0 to start.
+        set_aside: Torn checkpoints that were renamed.
+        changes: What changed since the checkpoint, where that was accepted.
+    """
+
+    path: Path | None
+    step: int = 0
+    set_aside: tuple[Path, ...] = ()
+    changes: tuple[str, ...] = ()
+
+
+def choose_resume(run: Run, world_size: int, *, accept_changes: bool = False) -> ResumePoint:
+    """Choose the newest complete checkpoint and set torn ones aside.
+
+    Args:
+        run: The run.
+        world_size: Processes that will train.
+        accept_changes: Go on although the inputs are not those of the checkpoint.
+
+    Raises:
+        InputError: The inputs changed since the checkpoint, and that was not accepted.
+        MultitaskError: A checkpoint that may be the newest cannot be read; nothing is set aside.
+    """
+    newest = newest_complete(run.model, contents=True)
+    changes: tuple[str, ...] = ()
+    if newest is not None and newest.marker is not None:
+        changes = newest.marker.inputs.changes_to(Inputs.of(run, world_size))
+        if changes and not accept_changes:
+            raise InputError(
+                "the run changed since this checkpoint was saved:\n"
+                + "\n".join(f"  - {change}" for change in changes),
+                where=newest.path,
+                fix="undo the change, build a new run for it, or add --accept-changes to go on "
+                "from the checkpoint all the same",
+            )
+    step = newest.step if newest is not None else -1
+    # A torn one of an older step is no danger, but the engine would save into it or merge it.
+    aside = [c for c in list_checkpoints(run.model) if c.torn or (c.complete and c.step > step)]
+    return ResumePoint(
+        path=None if newest is None else newest.path,
+        step=max(step, 0),
+        set_aside=tuple(set_aside(checkpoint) for checkpoint in aside),
+        changes=changes,
+    )
+
+
+def rotate(model_dir: Path, keep: int | None, *, protect: Collection[str] = ()) -> list[str]:
+    """Remove complete checkpoints that are older than the newest ones.
+
+    Nothing is removed before two complete ones exist, and the newest two always stay. Torn ones,
+    set aside or not, are the user's to remove. A folder is renamed before it is deleted, so that
+    a crash in between leaves no half checkpoint.
+
+    Args:
+        model_dir: The engine's output directory.
+        keep: Complete checkpoints to keep, two at least; None keeps all.
+        protect: Names of checkpoints that stay, such as the best one.
+
+    Returns:
+        Names of what was removed.
+    """
+    complete = [c.path for c in list_checkpoints(model_dir) if c.complete]
+    for left in model_dir.glob(f"{_REMOVING}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    if len(complete) < _SAFE:
+        return []
+    old = [] if keep is None else complete[: -max(keep, _SAFE)]
+    removed = []
+    for path in (path for path in old if path.name not in protect):
+        hidden = path.rename(path.with_name(f"{_REMOVING}{path.name}"))
+        shutil.rmtree(hidden, ignore_errors=True)
+        removed.append(path.name)
+    return removed

@@ -1,7 +1,12 @@
-"""The completion marker of a checkpoint: written last, so that it says that all else is there."""
+"""The completion marker of a checkpoint: written last, so that it says that all else is there.
+
+It holds each file's fingerprint, and what the training's course depends on.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from multitask.checkpoints.inputs import Inputs
 from multitask.errors import MultitaskError
+from multitask.files import read_bytes, read_json, read_mapping, understood
+from multitask.run import Run
 
 MARKER = "multitask-checkpoint.json"
 
@@ -18,15 +24,89 @@ _VERSION = 1
 _BLOCK = 1 << 20
 _BLOCKS = 16
 
+# Keys of axolotl.yaml that change what is recorded and how fast, not how the model is trained.
+# Whole groups only where no key of the group trains: `use_pose`, `use_kernels` and
+# `dataloader_drop_last` do, and so does a plugin.
+_HARMLESS = (
+    "save_", "logging_", "eval_", "evals_", "wandb_", "mlflow_", "comet_", "trackio_", "hub_",
+)  # fmt: skip
+_HARMLESS_KEYS = frozenset({
+    "use_wandb", "use_mlflow", "use_comet", "use_tensorboard", "use_trackio",
+    "dataset_prepared_path", "dataset_processes", "dataset_num_proc", "output_dir",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
+})  # fmt: skip
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training's course depends on.
+
+    Attributes:
+        world_size: Processes that train together.
+        spec: SHA-256 of ``spec.yaml``.
+        data: SHA-256 of each file of the training data, as the manifest states it.
+        config: ``axolotl.yaml``, without what only says how to log, evaluate and save.
+    """
+
+    world_size: int
+    spec: str
+    data: Mapping[str, str]
+    config: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: Run, world_size: int) -> Inputs:
+        """Read a run's inputs.
+
+        Raises:
+            InputError: A file of the run cannot be read.
+        """
+        config, manifest = read_mapping(run.axolotl), read_json(run.manifest)
+        with understood(run.manifest):
+            data = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        kept = {
+            key: config[key]
+            for key in sorted(config)
+            if key not in _HARMLESS_KEYS and not key.startswith(_HARMLESS)
+        }
+        # Of our own section, how tasks are weighed matters; how they are evaluated does not.
+        section = kept.pop("multitask", None) or {}
+        kept |= {f"multitask.{key}": section[key] for key in section if key != "evaluation"}
+        spec = hashlib.sha256(read_bytes(run.spec)).hexdigest()
+        # Through JSON, so that it equals what a marker gives back.
+        return cls(world_size, spec, data, json.loads(json.dumps(kept, default=str)))
+
+    def changes_to(self, now: Inputs) -> tuple[str, ...]:
+        """Say what is different now, one sentence each; empty when training goes on the same."""
+        changes = []
+        if self.world_size != now.world_size:
+            changes.append(
+                f"world size: {self.world_size} processes then, {now.world_size} now; "
+                "rows would be dealt and random numbers drawn differently"
+            )
+        pairs = {k: (self.config.get(k), now.config.get(k)) for k in {*self.config, *now.config}}
+        keys = sorted(key for key, (then, today) in pairs.items() if then != today)
+        changes += [
+            f"{key}: {_short(pairs[key][0])} then, {_short(pairs[key][1])} now"
+            for key in keys[:_SHOWN]
+        ]
+        if len(keys) > _SHOWN:
+            changes.append(f"{len(keys) - _SHOWN} more keys of axolotl.yaml")
+        if self.data.get("train.jsonl") != now.data.get("train.jsonl"):
+            changes.append("data/train.jsonl: other rows than then")
+        if self.spec != now.spec and not changes:
+            changes.append("spec.yaml: edited since, though axolotl.yaml trains the same")
+        return tuple(changes)
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file of a checkpoint.
-
-    Attributes:
-        size: Bytes.
-        fingerprint: From :func:`fingerprint`.
-    """
+    """One file of a checkpoint: its size in bytes, and its :func:`fingerprint`."""
 
     size: int
     fingerprint: str
@@ -66,10 +146,10 @@ def fingerprint(path: Path) -> FileRecord:
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        whole = size <= _BLOCKS * _BLOCK
         last = size - _BLOCK
-        offsets = [i * last // (_BLOCKS - 1) for i in range(_BLOCKS)]
-        for offset in range(0, size, _BLOCK) if whole else offsets:
+        whole = size <= _BLOCKS * _BLOCK
+        samples = [i * last // (_BLOCKS - 1) for i in range(_BLOCKS)]
+        for offset in range(0, size, _BLOCK) if whole else samples:
             file.seek(offset)
             digest.update(file.read(_BLOCK))
     return FileRecord(size, digest.hexdigest())
@@ -81,14 +161,8 @@ def write_marker(folder: Path, marker: Marker) -> None:
     Raises:
         OSError: It cannot be written; the checkpoint then counts as torn.
     """
-    content = {
-        "version": _VERSION,
-        "step": marker.step,
-        "created": marker.created,
-        "kind": marker.kind,
-        "inputs": asdict(marker.inputs),
-        "files": {name: asdict(record) for name, record in sorted(marker.files.items())},
-    }
+    content = {"version": _VERSION} | asdict(marker)
+    content["files"] = dict(sorted(content["files"].items()))
     temporary = folder / f".{MARKER}.partial"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, default=str)
@@ -110,15 +184,9 @@ def read_marker(folder: Path) -> Marker | None:
         UnknownMarkerError: Another version of this package wrote it.
     """
     try:
-        text = (folder / MARKER).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError:
-        return None
-    try:
-        content: dict[str, Any] = json.loads(text)
-        version = content["version"]
-    except (ValueError, KeyError, TypeError):
+        content: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        version = content.pop("version")
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if version != _VERSION:
         raise UnknownMarkerError(
@@ -126,13 +194,8 @@ def read_marker(folder: Path) -> Marker | None:
             f"{_VERSION} alone"
         )
     try:
-        return Marker(
-            step=content["step"],
-            created=content["created"],
-            kind=content["kind"],
-            inputs=Inputs(**content["inputs"]),
-            files={name: FileRecord(**record) for name, record in content["files"].items()},
-        )
+        files = {name: FileRecord(**record) for name, record in content.pop("files").items()}
+        return Marker(inputs=Inputs(**content.pop("inputs")), files=files, **content)
     except (KeyError, TypeError, AttributeError):
         return None
 
@@ -143,8 +206,6 @@ def flush(path: Path) -> None:
     Raises:
         OSError: The disk is full or fails.
     """
-    import errno
-
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from multitask.checkpoints.inputs import Inputs
 from multitask.checkpoints.inventory import TORN_PREFIX, Checkpoint, list_checkpoints
 from multitask.checkpoints.layout import list_files
+from multitask.checkpoints.marker import Inputs
 from multitask.formatting import age, byte_size
 from multitask.run import Run
 

@@ -170,8 +170,8 @@ def _accelerate(run: Run, subject: Subject) -> Iterator[Check]:
 
 def _since_checkpoint(run: Run) -> Iterator[Check]:
     """What changed since the newest complete checkpoint, as `train --resume` judges it."""
-    from multitask.checkpoints.inputs import Inputs
     from multitask.checkpoints.inventory import newest_complete
+    from multitask.checkpoints.marker import Inputs
 
     newest = newest_complete(run.model)
     if newest is None or newest.marker is None:
