@@ -102,7 +102,7 @@ def _add_toy(root: Path, prepared: Prepared) -> None:
 
 
 def _train(run: Run) -> Path:
-    from multitask.training.display import train_with_display
+    from multitask.training.train import train_with_display
 
     return train_with_display(run)
 

@@ -29,8 +29,8 @@ def job(
 
     Example: multitask job runs/first
     """
-    from multitask.training.display import train_with_display
     from multitask.training.job import run_job
+    from multitask.training.train import train_with_display
 
     def say(message: str) -> None:
         typer.echo(f"- {message}", err=True)

@@ -40,8 +40,8 @@ def train(
     Example: multitask train runs/first
     """
     from multitask.run import Run
-    from multitask.training.display import train_with_display
-    from multitask.training.options import Options
+    from multitask.training.supervisor import Options
+    from multitask.training.train import train_with_display
 
     options = Options(max_restarts=max_restarts, accept_changes=accept_changes)
     log = train_with_display(Run.open(run), resume=resume, options=options)

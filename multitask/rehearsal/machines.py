@@ -18,11 +18,13 @@ from multitask.rehearsal.faults import Fault, as_environment, grant, wanted
 from multitask.rehearsal.network import Network
 from multitask.rehearsal.probe import VARIABLE as PROBE_VARIABLE
 from multitask.rehearsal.shims import TIMEOUT_VARIABLE
+from multitask.training.process import end_processes, processes_with
 
 # How long collectives wait for a node that is cut off.
 HANG_SECONDS = 90.0
 
 _NODE_VARIABLE = "MULTITASK_REHEARSAL_NODE"
+_KILL_SECONDS = 5.0
 _REPLACEMENT_SECONDS = 2.0
 _LONGEST_PARTITION = 120.0
 
@@ -112,7 +114,11 @@ class Machines:
 
     def left(self) -> list[int]:
         """Processes of these machines that still run."""
-        return [pid for node in range(self.nodes) for pid in self._pids(node)]
+        return [
+            pid
+            for node in range(self.nodes)
+            for pid in processes_with(_NODE_VARIABLE, f"{self._mark}-{node}")
+        ]
 
     def _start(self, node: int, *, resume: bool) -> None:
         command = [*self.network.prefix(node), sys.executable, "-m", "multitask.rehearsal.node"]
@@ -165,37 +171,14 @@ class Machines:
         return any(logs.glob("train-attempt-2*.log"))
 
     def _kill(self, node: int) -> None:
-        for _ in range(50):
-            pids = self._pids(node)
-            for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            if not pids:
-                break
-            time.sleep(0.1)
+        end_processes(
+            _NODE_VARIABLE, f"{self._mark}-{node}", patience=0, kill_patience=_KILL_SECONDS
+        )
         process = self._processes.get(node)
         if process is not None:
             process.wait()
             if process.stdin is not None:
                 process.stdin.close()
-
-    def _pids(self, node: int) -> list[int]:
-        """Processes of a node, by what their environment says."""
-        wanted_line = f"{_NODE_VARIABLE}={self._mark}-{node}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                lines = (entry / "environ").read_bytes().split(b"\0")
-                state = (entry / "stat").read_text().rsplit(")", 1)[-1].split()[0]
-            except OSError:
-                continue
-            if wanted_line in lines and state != "Z":
-                found.append(int(entry.name))
-        return found
 
     def _said(self, node: int) -> str:
         """What a supervisor gave as its error, with the start of the traceback left out."""

@@ -12,9 +12,7 @@ from pathlib import Path
 from multitask.errors import MultitaskError
 from multitask.rehearsal.forkserver import Forkserver
 from multitask.run import Run
-from multitask.training.attempts import Attempt
-from multitask.training.options import Options
-from multitask.training.supervisor import Supervisor
+from multitask.training.supervisor import Options, Supervisor
 
 # A rehearsal's failures are meant, so nobody waits long for them.
 OPTIONS = Options(
@@ -61,7 +59,7 @@ def _own_forkserver(arguments: argparse.Namespace) -> Forkserver:
 def _supervise(arguments: argparse.Namespace) -> None:
     run = Run(arguments.root)
 
-    def command(_attempt: Attempt, checkpoint: Path | None, rank_logs: Path) -> list[str]:
+    def command(checkpoint: Path | None, rank_logs: Path) -> list[str]:
         launch = [sys.executable, "-I", "-S", str(_CLIENT), arguments.forkserver]
         launch += ["--nnodes", str(arguments.nodes), "--node-rank", str(arguments.node)]
         launch += ["--nproc-per-node", str(arguments.procs)]

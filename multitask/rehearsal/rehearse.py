@@ -37,7 +37,7 @@ from multitask.rehearsal.stage import MODEL, stage_rehearsal
 from multitask.run import Run
 from multitask.runners.deepspeed import require_deepspeed
 from multitask.spec import load_spec
-from multitask.training.options import Options
+from multitask.training.supervisor import Options
 
 Say = Callable[[str], None]
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from multitask.checks import Check
+from multitask.digests import sha256
 from multitask.run import Run
 
 PACKAGES = ("multitask", "axolotl", "torch", "transformers", "accelerate", "peft")
@@ -73,8 +74,7 @@ def run_hash(run: Run) -> str:
     digest = hashlib.sha256()
     for path in files:
         if path.is_file():
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+            digest.update(f"{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -106,43 +106,36 @@ def find_differences(facts: Mapping[int, NodeFacts], needs: Needs) -> list[Check
         What is wrong; empty where training can begin.
     """
     problems = []
-    every = "all nodes"
-    found = _grouped({node: one.run for node, one in facts.items()})
-    if len(found) > 1:
-        each = "; ".join(f"{run[:12]} on node {_list(nodes)}" for run, nodes in found.items())
-        problems.append(
-            Check(
-                f"the run's files differ: {each}",
-                every,
-                "mount one volume on all nodes, or copy the run again",
-            )
-        )
+
+    def compare(what: str, values: dict[int, str], remedy: str) -> None:
+        groups: dict[str, list[str]] = {}
+        for node, value in sorted(values.items()):
+            groups.setdefault(value, []).append(str(node))
+        if len(groups) > 1:
+            each = (f"{value} on node {', '.join(nodes)}" for value, nodes in groups.items())
+            problems.append(Check(f"{what}: {'; '.join(each)}", "all nodes", remedy))
+
+    compare(
+        "the run's files differ",
+        {node: one.run[:12] for node, one in facts.items()},
+        "mount one volume on all nodes, or copy the run again",
+    )
     for name in PACKAGES:
-        found = _grouped({node: one.versions.get(name, "none") for node, one in facts.items()})
-        if len(found) > 1:
-            each = "; ".join(f"{text} on node {_list(nodes)}" for text, nodes in found.items())
-            problems.append(
-                Check(f"{name} differs: {each}", every, "start all nodes from one image")
-            )
+        versions = {node: one.versions.get(name, "none") for node, one in facts.items()}
+        compare(f"{name} differs", versions, "start all nodes from one image")
     for node, one in sorted(facts.items()):
         if needs.gpus is not None and one.gpus != needs.gpus:
-            problems.append(
-                Check(
-                    f"node {node} has {one.gpus} GPUs, and the run was built for "
-                    f"{needs.gpus} a node",
-                    f"node {node}",
-                    "replace the node, or build the run for this cluster",
-                )
+            answer = (
+                f"node {node} has {one.gpus} GPUs, and the run was built for {needs.gpus} a node"
             )
+            remedy = "replace the node, or build the run for this cluster"
+            problems.append(Check(answer, f"node {node}", remedy))
         if needs.checkpoint_gb is not None and one.free_gb < 2 * needs.checkpoint_gb:
-            problems.append(
-                Check(
-                    f"node {node} has {one.free_gb:.1f} GB free for the run, and two checkpoints "
-                    f"take {2 * needs.checkpoint_gb:.1f} GB",
-                    f"node {node}",
-                    "make room, or take a larger volume",
-                )
+            answer = (
+                f"node {node} has {one.free_gb:.1f} GB free for the run, and two checkpoints take "
+                f"{2 * needs.checkpoint_gb:.1f} GB"
             )
+            problems.append(Check(answer, f"node {node}", "make room, or take a larger volume"))
     return problems
 
 
@@ -151,14 +144,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "none"
-
-
-def _grouped(values: Mapping[int, str]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for node, value in sorted(values.items()):
-        groups.setdefault(value, []).append(node)
-    return groups
-
-
-def _list(nodes: list[int]) -> str:
-    return ", ".join(map(str, nodes))

@@ -14,8 +14,11 @@ with small files in ``RUN/attempts``, each written by one node alone and renamed
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +26,7 @@ from typing import Any, Literal
 
 from multitask.run import Run, write_atomic
 from multitask.training.agreement import NodeFacts
+from multitask.training.progress import Silence
 
 ATTEMPT, NODE = "MULTITASK_ATTEMPT", "MULTITASK_NODE"
 
@@ -181,3 +185,55 @@ def stop_requested(run: Run) -> bool:
     """Whether the attempt that this process belongs to was asked to stop."""
     number = os.environ.get(ATTEMPT)
     return number is not None and Attempts(run).stop_asked(int(number))
+
+
+class Heartbeat:
+    """Shows, from a thread of its own, that this node's supervisor lives."""
+
+    def __init__(self, attempts: Attempts, node: int, seconds: float) -> None:
+        """Beat for ``node`` every ``seconds``."""
+        self._attempts, self._node, self._seconds = attempts, node, seconds
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
+
+    def _beat(self) -> None:
+        count = time.time_ns()  # so that a restarted supervisor never repeats itself
+        while True:
+            # A full disk is the launch's to report; missing a beat says enough.
+            with contextlib.suppress(OSError):
+                self._attempts.beat(self._node, count)
+            count += 1
+            if self._end.wait(self._seconds):
+                return
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(
+        self,
+        *_: object,
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+class Pulses:
+    """Watches the other nodes. Only changes count, never times of another machine's clock."""
+
+    def __init__(self, attempts: Attempts, nodes: list[int], dead: float) -> None:
+        """Watch ``nodes``; one that does not change for ``dead`` seconds is dead."""
+        self._attempts, self._dead = attempts, dead
+        self._silences = {node: Silence(attempts.pulse(node)) for node in nodes}
+
+    def silent(self, node: int) -> float:
+        """Seconds since a node's last sign of life, or since watching began."""
+        return self._silences[node].seconds(self._attempts.pulse(node))
+
+    def dead(self) -> list[int]:
+        """The nodes that are silent for too long."""
+        return [node for node in self._silences if self.silent(node) >= self._dead]
+
+    def missing(self) -> list[int]:
+        """The nodes that have not shown themselves, or are silent for too long."""
+        dead = self.dead()
+        return [n for n, silence in self._silences.items() if n in dead or not silence.broken]

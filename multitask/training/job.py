@@ -33,12 +33,6 @@ def bring_run(source: Path, root: Path, *, leads: bool, patience: float = _PATIE
     Node 0 copies it whole or not at all; the others wait for it. What lies there stays: the
     checkpoints of an earlier start are what a retry goes on from.
 
-    Args:
-        source: The run's files, as the launcher brought them.
-        root: The run directory on the volume.
-        leads: Whether this is node 0.
-        patience: Seconds to wait for node 0's copy.
-
     Raises:
         InputError: There is no run in ``source``, or another one in ``root``.
         MultitaskError: Node 0 does not copy it.

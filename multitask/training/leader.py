@@ -6,15 +6,17 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from multitask.checkpoints import choose_resume, newest_complete
 from multitask.errors import InputError, MultitaskError
 from multitask.run import Run
 from multitask.training import failure
-from multitask.training.agreement import Needs, find_differences
-from multitask.training.attempts import FINAL, Attempt, Attempts, NodeReport, Ruling
-from multitask.training.heartbeat import Pulses
-from multitask.training.options import Options
+from multitask.training.agreement import find_differences
+from multitask.training.attempts import FINAL, Attempt, NodeReport, Ruling
+
+if TYPE_CHECKING:
+    from multitask.training.supervisor import Supervisor
 
 Pause = Callable[[], None]
 Say = Callable[[str], None]
@@ -23,21 +25,10 @@ Say = Callable[[str], None]
 class Leader:
     """Begins attempts and rules on them."""
 
-    def __init__(
-        self,
-        run: Run,
-        nodes: int,
-        world_size: int,
-        needs: Needs,
-        options: Options,
-        pulses: Pulses,
-        say: Say,
-    ) -> None:
-        """Lead ``nodes`` supervisors, of which this is number 0."""
-        self.run, self.nodes, self.world_size, self.needs = run, nodes, world_size, needs
-        self.options, self.say = options, say
-        self.attempts = Attempts(run)
-        self._pulses = pulses
+    def __init__(self, of: Supervisor) -> None:
+        """Lead the supervisors of all nodes, of which ``of`` is number 0."""
+        self.run, self.options, self.say, self.attempts = of.run, of.options, of.say, of.attempts
+        self._of = of
         self._last: NodeReport | None = None
         self._in_a_row = 0
         self._complete_step = -1
@@ -57,7 +48,7 @@ class Leader:
             self._gather(pause)
             self._compare()
             point = choose_resume(
-                self.run, self.world_size, accept_changes=self.options.accept_changes
+                self.run, self._of.world_size, accept_changes=self.options.accept_changes
             )
         except (MultitaskError, OSError) as error:
             self._abandon(error)
@@ -97,14 +88,14 @@ class Leader:
 
     def _abandon(self, error: Exception) -> None:
         """Tell nodes that wait for an attempt that none follows: one that is over as it begins."""
-        if self.nodes > 1:
+        if self._of.nodes > 1:
             attempt = self.attempts.begin(None, 0)
             self.attempts.rule(attempt.number, Ruling("give up", str(error)))
 
     def _gather(self, pause: Pause) -> None:
         deadline = time.monotonic() + self.options.patience
         told: list[int] = []
-        while missing := self._pulses.missing():
+        while missing := self._of.pulses.missing():
             if missing != told:
                 self.say(f"waiting for node {', '.join(map(str, missing))}")
                 told = missing
@@ -119,21 +110,21 @@ class Leader:
     def _compare(self) -> None:
         """End it before GPUs are paid for where the nodes cannot train together."""
         # Whoever shows a sign of life has told its facts before.
-        told = {node: self.attempts.facts_of(node) for node in range(self.nodes)}
+        told = {node: self.attempts.facts_of(node) for node in range(self._of.nodes)}
         facts = {node: one for node, one in told.items() if one is not None}
-        problems = find_differences(facts, self.needs)
+        problems = find_differences(facts, self._of.needs)
         if problems:
             listed = "\n".join(f"- {check.answer}; {check.remedy}" for check in problems)
             raise InputError(f"the nodes cannot train together:\n{listed}")
 
     def _others(self, number: int, hurried: Callable[[], bool]) -> list[NodeReport]:
         reports = []
-        for node in range(1, self.nodes):
+        for node in range(1, self._of.nodes):
             while True:
                 report = self.attempts.report_of(number, node)
                 if report is not None and report.state in FINAL:
                     break
-                if node in self._pulses.dead():
+                if node in self._of.pulses.dead():
                     report = NodeReport("failed", error=f"node {node} no longer answers")
                     break
                 if hurried():

@@ -50,80 +50,56 @@ class _Launcher(NamedTuple):
 
     name: str
     sign: str
-    nodes: tuple[str, ...]
-    rank: tuple[str, ...]
-    master: tuple[str, ...]
-    port: tuple[str, ...]
-    gpus: tuple[str, ...]
+    nodes: str
+    rank: str
+    master: str
+    port: str
+    gpus: str
 
 
 # Engines before platforms: where dstack rents a RunPod cluster, both have set theirs, and node 0 is
 # dstack's. The last one is what people set by hand, and what torchrun sets for its processes.
 _LAUNCHERS = (
     _Launcher(
-        "dstack",
-        "DSTACK_NODES_NUM",
-        nodes=("DSTACK_NODES_NUM",),
-        rank=("DSTACK_NODE_RANK",),
-        master=("DSTACK_MASTER_NODE_IP",),
-        port=("MASTER_PORT",),
-        gpus=("DSTACK_GPUS_PER_NODE",),
+        "dstack", "DSTACK_NODES_NUM", "DSTACK_NODES_NUM", "DSTACK_NODE_RANK",
+        "DSTACK_MASTER_NODE_IP", "MASTER_PORT", "DSTACK_GPUS_PER_NODE",
     ),
     _Launcher(
-        "SkyPilot",
-        "SKYPILOT_NODE_RANK",
-        nodes=("SKYPILOT_NUM_NODES",),
-        rank=("SKYPILOT_NODE_RANK",),
-        master=("SKYPILOT_NODE_IPS",),
-        port=("MASTER_PORT",),
-        gpus=("SKYPILOT_NUM_GPUS_PER_NODE",),
+        "SkyPilot", "SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES", "SKYPILOT_NODE_RANK",
+        "SKYPILOT_NODE_IPS", "MASTER_PORT", "SKYPILOT_NUM_GPUS_PER_NODE",
     ),
     _Launcher(
-        "RunPod",
-        "NUM_TRAINERS",
-        nodes=("NUM_NODES",),
-        rank=("NODE_RANK",),
-        master=("MASTER_ADDR", "PRIMARY_ADDR"),
-        port=("MASTER_PORT", "PRIMARY_PORT"),
-        gpus=("NUM_TRAINERS",),
+        "RunPod", "NUM_TRAINERS", "NUM_NODES", "NODE_RANK",
+        "MASTER_ADDR PRIMARY_ADDR", "MASTER_PORT PRIMARY_PORT", "NUM_TRAINERS",
     ),
     _Launcher(
-        "Slurm",
-        "SLURM_JOB_ID",
-        nodes=("SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES"),
-        rank=("SLURM_NODEID",),
-        master=("MASTER_ADDR", "SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"),
-        port=("MASTER_PORT",),
-        gpus=("SLURM_GPUS_ON_NODE",),
+        "Slurm", "SLURM_JOB_ID", "SLURM_STEP_NUM_NODES SLURM_JOB_NUM_NODES", "SLURM_NODEID",
+        "MASTER_ADDR SLURM_STEP_NODELIST SLURM_JOB_NODELIST", "MASTER_PORT", "SLURM_GPUS_ON_NODE",
     ),
     _Launcher(
-        "torchrun",
-        "",
-        nodes=("NUM_NODES", "NNODES", "PET_NNODES", "GROUP_WORLD_SIZE"),
-        rank=("NODE_RANK", "PET_NODE_RANK", "GROUP_RANK"),
-        master=("MASTER_ADDR", "PET_MASTER_ADDR", "PRIMARY_ADDR"),
-        port=("MASTER_PORT", "PET_MASTER_PORT", "PRIMARY_PORT"),
-        gpus=("PET_NPROC_PER_NODE", "LOCAL_WORLD_SIZE"),
+        "torchrun", "", "NUM_NODES NNODES PET_NNODES GROUP_WORLD_SIZE",
+        "NODE_RANK PET_NODE_RANK GROUP_RANK", "MASTER_ADDR PET_MASTER_ADDR PRIMARY_ADDR",
+        "MASTER_PORT PET_MASTER_PORT PRIMARY_PORT", "PET_NPROC_PER_NODE LOCAL_WORLD_SIZE",
     ),
-)
+)  # fmt: skip
 
 
 def read_nodes(environ: Mapping[str, str]) -> Nodes:
     """Read this node's place from the variables of whichever launcher set them.
-
-    Args:
-        environ: The environment, as :func:`node_environment` gives it.
 
     Raises:
         InputError: A variable holds what its launcher would never write.
     """
     launcher = next(one for one in _LAUNCHERS if not one.sign or environ.get(one.sign))
 
-    def number(names: tuple[str, ...], low: int, high: int = 10**6) -> int | None:
-        name = next((name for name in names if environ.get(name)), None)
+    def first(names: str) -> str | None:
+        return next((name for name in names.split() if environ.get(name)), None)
+
+    def number(names: str, low: int, high: int = 10**6) -> int | None:
+        name = first(names)
         return None if name is None else _whole(name, environ[name], low, high)
 
-    name = next((name for name in launcher.master if environ.get(name)), None)
+    name = first(launcher.master)
     master = None if name is None else _first_host(name, environ[name])
     port = number(launcher.port, 1, 65535)
     if port is None and launcher.name == "Slurm":
@@ -190,9 +166,8 @@ def node_environment(
     container; its first process has them.
     """
     own = dict(os.environ if environ is None else environ)
-    known = {
-        name for one in _LAUNCHERS for names in one[2:] for name in names if name != "GROUP_RANK"
-    }
+    known = {name for one in _LAUNCHERS for names in one[2:] for name in names.split()}
+    known.discard("GROUP_RANK")
     try:
         lines = first.read_bytes().split(b"\0")
     except OSError:  # another user's, or no Linux: what we have is all there is

@@ -1,31 +1,60 @@
-"""A launch: its processes, its log and the plugin's events."""
+"""A launch: its processes, its log, and the signals that ask us to end it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from multitask.training.progress import STACKS
 
-Event = dict[str, Any]
-
 RUN_VARIABLE = "MULTITASK_RUN"
 
 _LAUNCH = "MULTITASK_LAUNCH"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _END_SECONDS = 10.0
 _KILL_SECONDS = 30.0
 # For the stacks to pass through the pipes of the launcher.
 _STACK_SECONDS = 2.0
 # A compilation holds its lock open; between making a lock and holding it lies no such time.
 _STALE_SECONDS = 600.0
+
+
+class Interrupts:
+    """Counts the signals that ask to stop, while in the block: a wish, not an exception somewhere.
+
+    Attributes:
+        count: How many came.
+        name: The first one's name.
+    """
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.count = 0
+        self.name = ""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.count += 1
+        self.name = self.name or signal.Signals(number).name
+
+    def __enter__(self) -> Interrupts:
+        # Python lets the main thread alone set handlers; elsewhere the program's own stay.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class Launch:
@@ -42,14 +71,7 @@ class Launch:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path
     ) -> None:
-        """Start a command.
-
-        Args:
-            command: The command; its paths are absolute.
-            environment: Of it and all that it starts.
-            log: What its output is appended to.
-            folder: Where it is started: what it writes by a relative path lands there.
-        """
+        """Start a command of absolute paths in ``folder``; append what it writes to ``log``."""
         self.log = log
         self._token = uuid.uuid4().hex
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -114,43 +136,6 @@ class Stuck(NamedTuple):
             f"process {self.pid} ({self.command}) cannot be killed, state {self.state}; it keeps "
             "what it holds of its GPU until the machine is restarted"
         )
-
-
-class EventFollower:
-    """Reads the lines that are appended to an events file after its creation.
-
-    Attributes:
-        seen: Names of the events so far.
-        step: The last optimizer step that was reported; 0 before the first.
-        max_steps: Steps in all; 0 before training starts.
-    """
-
-    def __init__(self, path: Path, on_event: Callable[[Event], None]) -> None:
-        """Follow ``path``, which need not exist yet; lines already in it are skipped."""
-        self.path = path
-        self.on_event = on_event
-        self.seen: set[str] = set()
-        self.step = 0
-        self.max_steps = 0
-        self._position = path.stat().st_size if path.exists() else 0
-
-    def poll(self) -> None:
-        """Pass on what is new."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self._position)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # being written; read it the next time
-                self._position += len(line)
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue  # half a line of a process that was killed
-                self.seen.add(event["event"])
-                self.step, self.max_steps = event["step"], event["max_steps"]
-                self.on_event(event)
 
 
 class LogWatcher:
@@ -243,14 +228,15 @@ def end_processes(
     Args:
         variable: The variable's name.
         value: Its value.
-        patience: Seconds between asking and killing.
+        patience: Seconds between asking and killing; 0 kills without asking.
         kill_patience: Seconds after which a process that was killed counts as stuck.
 
     Returns:
         The processes that were there, and those that are still there.
     """
     first = processes = processes_with(variable, value)
-    _signal(processes, signal.SIGTERM)
+    if patience:
+        _signal(processes, signal.SIGTERM)
     deadline = time.monotonic() + patience
     while processes and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -17,9 +17,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from multitask.training.options import Options
+if TYPE_CHECKING:
+    from multitask.training.supervisor import Options
 
 VARIABLE = "MULTITASK_PROGRESS"
 """The environment variable that names the file."""
@@ -27,6 +28,7 @@ VARIABLE = "MULTITASK_PROGRESS"
 STACKS = signal.SIGUSR1
 """The signal at which a training process writes the stacks of its threads to its log."""
 
+Event = dict[str, Any]
 Phase = Literal["starting", "training", "pausing", "ended"]
 
 _LENGTH = 96
@@ -117,6 +119,67 @@ def append_event(path: Path, event: str, state: Any, **more: Any) -> None:
         file.write(json.dumps(line, default=str).encode() + b"\n")
 
 
+class EventFollower:
+    """Reads the lines that are appended to an events file after its creation.
+
+    Attributes:
+        seen: Names of the events so far.
+        step: The last optimizer step that was reported; 0 before the first.
+        max_steps: Steps in all; 0 before training starts.
+    """
+
+    def __init__(self, path: Path, on_event: Callable[[Event], None]) -> None:
+        """Follow ``path``, which need not exist yet; lines already in it are skipped."""
+        self.path = path
+        self.on_event = on_event
+        self.seen: set[str] = set()
+        self.step = 0
+        self.max_steps = 0
+        self._position = path.stat().st_size if path.exists() else 0
+
+    def poll(self) -> None:
+        """Pass on what is new."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # being written; read it the next time
+                self._position += len(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # half a line of a process that was killed
+                self.seen.add(event["event"])
+                self.step, self.max_steps = event["step"], event["max_steps"]
+                self.on_event(event)
+
+
+class Silence:
+    """How long something has not changed, by this machine's clock.
+
+    Attributes:
+        value: What it is.
+        broken: Whether it has changed since watching began.
+    """
+
+    def __init__(self, value: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        """Watch from now on."""
+        self.value, self.broken = value, False
+        self._clock, self._since = clock, clock()
+
+    def seconds(self, value: Any) -> float:
+        """Seconds since the last change; 0 where this is one."""
+        if value != self.value:
+            self.value, self.broken, self._since = value, True, self._clock()
+        return self._clock() - self._since
+
+    def forget(self, seconds: float) -> None:
+        """Leave out a time of which nothing is known."""
+        self._since += seconds
+
+
 class Watchdog:
     """Notices that a training has made no progress for too long.
 
@@ -136,19 +199,19 @@ class Watchdog:
         self._path, self._options, self._clock = path, options, clock
         self._steps: deque[float] = deque(maxlen=_STEPS_KEPT)
         self._longest_pause = 0.0
-        self._since = self._looked = clock()
+        self._silence, self._looked = Silence(None, clock), clock()
 
     def look(self) -> str | None:
         """Why the training has to be ended; None where all is well."""
-        now = self._clock()
-        if now - self._looked > _ASLEEP:
-            self._since += now - self._looked
-        self._looked = now
-        found = read_progress(self._path)
+        asleep, self._looked = self._clock() - self._looked, self._clock()
+        if asleep > _ASLEEP:
+            self._silence.forget(asleep)
+        found = read_progress(self._path) or self.progress
+        silent = self._silence.seconds(self.progress)
         if found is not None and found != self.progress:
-            self._learn(found, now - self._since)
-            self.progress, self._since = found, now
-        return self._judge(now - self._since)
+            self._learn(found, silent)
+            self.progress, silent = found, self._silence.seconds(found)
+        return self._judge(silent)
 
     def _learn(self, found: Progress, seconds: float) -> None:
         before = self.progress

@@ -12,36 +12,77 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from multitask.errors import InputError, MultitaskError
 from multitask.run import Run
 from multitask.training.agreement import Needs, gather_facts
-from multitask.training.attempts import Attempt, Attempts, NodeReport, Ruling
+from multitask.training.attempts import (
+    Attempt,
+    Attempts,
+    Heartbeat,
+    NodeReport,
+    Pulses,
+    Ruling,
+)
 from multitask.training.command import launch_environment
 from multitask.training.failure import read_failure
-from multitask.training.heartbeat import Heartbeat, Pulses
-from multitask.training.interrupts import Interrupts
 from multitask.training.leader import Leader, Say, error_of, refuse_trained
-from multitask.training.options import Options, TrainingStopped
 from multitask.training.process import (
     RUN_VARIABLE,
-    Event,
-    EventFollower,
+    Interrupts,
     Launch,
     LogWatcher,
     end_processes,
     remove_stale_locks,
 )
 from multitask.training.progress import VARIABLE as PROGRESS_VARIABLE
-from multitask.training.progress import Watchdog
+from multitask.training.progress import Event, EventFollower, Watchdog
 
-Command = Callable[[Attempt, Path | None, Path], Sequence[str]]
+Command = Callable[[Path | None, Path], Sequence[str]]
 
 # Axolotl logs that it cannot import a plugin, and trains on without it.
 _IMPORT_FAILED = "Failed to load plugin: multitask"
 _ABOUT_TO_TRAIN = "Starting trainer..."
+
+
+@dataclass(frozen=True)
+class Options:
+    """Limits and times of a supervisor; all times are in seconds.
+
+    Attributes:
+        max_restarts: Failures in a row, without a new complete checkpoint between them, after
+            which it gives up.
+        accept_changes: Resume although the run changed since the checkpoint.
+        backoff: Wait before the first restart; doubled for each further one in a row.
+        longest_backoff: Upper bound of that wait.
+        poll: Time between two looks at processes and files.
+        beat: Time between two signs of life.
+        dead: A node without a sign of life for so long counts as dead.
+        patience: How long nodes wait for one that is dead or has not come yet.
+        stop: How long a save may take after a request to stop, before processes are killed.
+        stall: Time without a step, at least, after which a training counts as hung.
+        pause: How long an evaluation or a save may take before it does.
+    """
+
+    max_restarts: int = 3
+    accept_changes: bool = False
+    backoff: float = 5.0
+    longest_backoff: float = 300.0
+    poll: float = 0.2
+    beat: float = 5.0
+    dead: float = 60.0
+    patience: float = 1800.0
+    stop: float = 900.0
+    stall: float = 180.0
+    pause: float = 900.0
+
+
+class TrainingStopped(MultitaskError):  # noqa: N818  # it is no error of ours
+    """Training was asked to stop and did; exit code 130, as after any interrupt."""
+
+    exit_code = 130
 
 
 class Supervisor:
@@ -65,25 +106,25 @@ class Supervisor:
         on_event: Callable[[Event], None] = lambda _event: None,
         say: Say = lambda _message: None,
     ) -> None:
-        """Prepare to supervise.
+        """Supervise node number ``node``.
 
         Args:
             run: A built run, in a directory that all nodes share.
-            command: Gives the launch of an attempt, from the attempt, the checkpoint to resume
-                from, and the folder for logs of single processes.
+            command: Gives the launch of an attempt, from the checkpoint to resume from and the
+                folder for logs of single processes.
             nodes: How many nodes train together.
             node: Which of them this is.
             world_size: How many processes train together on all nodes.
             needs: What the run needs of every node, beside what all must agree on.
             options: Limits and times.
-            on_event: Called with each event of the plugin as it is written.
+            on_event: Called with each event of the training as it is written.
             say: Called with what a user should know.
         """
         self.run, self.node, self.nodes = run, node, nodes
         self.options = options or Options()
         self.attempts = Attempts(run)
-        self._command, self._on_event, self._say = command, on_event, say
-        self._world_size, self._needs = world_size, needs or Needs()
+        self._command, self._on_event, self.say = command, on_event, say
+        self.world_size, self.needs = world_size, needs or Needs()
         self._signals = Interrupts()
         self._log = run.logs
 
@@ -119,18 +160,10 @@ class Supervisor:
 
     def _supervise(self) -> Path:
         others = [node for node in range(self.nodes) if node != self.node]
-        self._pulses = Pulses(self.attempts, others, self.options.dead)
+        self.pulses = Pulses(self.attempts, others, self.options.dead)
         leader = None
         if self.node == 0:
-            leader = Leader(
-                self.run,
-                self.nodes,
-                self._world_size,
-                self._needs,
-                self.options,
-                self._pulses,
-                self._say,
-            )
+            leader = Leader(self)
         newest = self.attempts.newest()
         past = newest.number if newest and self.attempts.ruling(newest.number) else 0
         attempt = leader.begin(self._pause) if leader else self._join(past)
@@ -160,14 +193,14 @@ class Supervisor:
         self._log = self.run.logs / f"{name}{f'-node-{self.node}' * (self.nodes > 1)}.log"
         rank_logs = self.run.logs / f"attempt-{attempt.number}" / f"node-{self.node}"
         resume = None if attempt.resume is None else self.run.model / attempt.resume
-        processes = max(1, self._world_size // self.nodes)
+        processes = max(1, self.world_size // self.nodes)
         environment = launch_environment(self.run, attempt, self.node, self.nodes, processes)
         environment[RUN_VARIABLE] = self._name
         follower = EventFollower(self.run.trainer_events, self._on_event)
         watcher = LogWatcher(self._log, (_IMPORT_FAILED, _ABOUT_TO_TRAIN))
-        command = self._command(attempt, resume, rank_logs)
+        command = self._command(resume, rank_logs)
         for lock in remove_stale_locks(environment):
-            self._say(f"removed {lock}, which a killed compilation had left: all would wait for it")
+            self.say(f"removed {lock}, which a killed compilation had left: all would wait for it")
         report = None
         with tempfile.TemporaryDirectory(prefix="multitask-") as folder:
             progress = Path(folder) / "progress"
@@ -184,13 +217,13 @@ class Supervisor:
                 if report is not None and report.stalled:
                     shown = launch.show_stacks()
                     place = rank_logs if rank_logs.is_dir() else self._log
-                    self._say(
+                    self.say(
                         f"{report.error}: ending the attempt; stacks of {len(shown)} processes "
                         f"are in {place}"
                     )
             finally:
                 for stuck in launch.end():
-                    self._say(f"warning: {stuck}")
+                    self.say(f"warning: {stuck}")
             follower.poll()
             watchdog.look()
         if code is not None:
@@ -227,7 +260,7 @@ class Supervisor:
                 if ruling is None and self._is_open(attempt.number):
                     return attempt
             if not told:
-                self._say("waiting for node 0")
+                self.say("waiting for node 0")
                 told = True
             self._leave_without_leader()
             self._pause()
@@ -255,12 +288,12 @@ class Supervisor:
         """Pass a signal on to an attempt that has ended here; whether another one came."""
         if self._signals.count and not self.attempts.stop_asked(number):
             self.attempts.ask_to_stop(number, self._signals.name)
-            self._say(f"{self._signals.name}: the other nodes save and stop; once more stops at "
+            self.say(f"{self._signals.name}: the other nodes save and stop; once more stops at "
                       "once")  # fmt: skip
         return self._signals.count >= 2
 
     def _leave_without_leader(self) -> None:
-        if self._pulses.silent(0) > self.options.patience:
+        if self.pulses.silent(0) > self.options.patience:
             raise MultitaskError(
                 f"node 0 gave no sign of life for {self.options.patience:.0f} s",
                 where=self.run.root,
@@ -291,13 +324,13 @@ class Supervisor:
                         where=self.run.root,
                         fix="wait for it, or stop it with Ctrl-C or SIGTERM",
                     ) from None
-                self._say(f"the run's disk has no locks ({error.strerror}); train it only once")
+                self.say(f"the run's disk has no locks ({error.strerror}); train it only once")
             left, stuck = end_processes(RUN_VARIABLE, self._name)
             if left:
                 ended = len(left) - len(stuck)
-                self._say(f"ended {ended} processes that a killed supervisor had left")
+                self.say(f"ended {ended} processes that a killed supervisor had left")
             for process in stuck:
-                self._say(f"warning: {process}")
+                self.say(f"warning: {process}")
             yield
 
 
@@ -367,7 +400,7 @@ class _Watch:
         newest = of.attempts.newest()
         if newest is not None and newest.number > self._number:
             return self._killed("node 0 began another attempt")
-        dead = of._pulses.dead()
+        dead = of.pulses.dead()
         if dead and (of.node == 0 or 0 in dead):
             return self._killed(f"node {dead[0]} no longer answers")
         return None
@@ -382,7 +415,7 @@ class _Watch:
             return stopped
         if of._signals.count == 1 and not of.attempts.stop_asked(self._number):
             of.attempts.ask_to_stop(self._number, of._signals.name)
-            of._say(f"{of._signals.name}: saving at the end of this step, then stopping; "
+            of.say(f"{of._signals.name}: saving at the end of this step, then stopping; "
                     "once more stops at once")  # fmt: skip
         if not of.attempts.stop_asked(self._number):
             return None

@@ -14,14 +14,13 @@ from multitask.run import Run
 from multitask.runners.axolotl.file import PLUGIN
 from multitask.runners.deepspeed import require_deepspeed
 from multitask.spec import Spec, load_spec
+from multitask.terminal import ProgressBar, progress_bar
 from multitask.training.agreement import Needs
-from multitask.training.attempts import Attempt
 from multitask.training.command import launch_command
 from multitask.training.leader import Say
 from multitask.training.nodes import node_environment, nodes_for
-from multitask.training.options import Options
-from multitask.training.process import Event
-from multitask.training.supervisor import Supervisor
+from multitask.training.progress import Event
+from multitask.training.supervisor import Options, Supervisor
 
 
 def train(
@@ -59,7 +58,7 @@ def train(
     cluster = load_cluster(spec.cluster)
     place = nodes_for(cluster, node_environment())
 
-    def command(attempt: Attempt, checkpoint: Path | None, rank_logs: Path) -> list[str]:  # noqa: ARG001
+    def command(checkpoint: Path | None, rank_logs: Path) -> list[str]:
         return launch_command(run, cluster, place, resume=checkpoint, rank_logs=rank_logs)
 
     supervisor = Supervisor(
@@ -119,3 +118,32 @@ def require_plugin(run: Run) -> dict[str, Any]:
             fix=f"add {PLUGIN} to it",
         )
     return config
+
+
+def train_with_display(run: Run, *, resume: bool = False, options: Options | None = None) -> Path:
+    """Train a run and show steps, time left and the latest loss; see :func:`train`."""
+    with progress_bar() as bar:
+        bar.update("training", 0, None, "starting Axolotl, about 30 s")
+        show = event_display(bar)
+        return train(run, resume=resume, options=options, on_event=show, say=bar.say)
+
+
+def event_display(bar: ProgressBar) -> Callable[[Event], None]:
+    """A listener for the plugin's events that keeps a bar up to date."""
+    notes: dict[str, str] = {}
+
+    def show(event: Event) -> None:
+        for key in ("loss", "eval_loss"):
+            if key in event.get("values", {}):
+                notes[key] = f"{key} {float(event['values'][key]):.3f}"
+        bar.update("training", event["step"], event["max_steps"], "  ".join(notes.values()))
+        if event["event"] == "checkpoint" and not event["complete"]:
+            why = "; ".join(event["problems"])
+            bar.say(f"warning: the checkpoint of step {event['step']} is torn: {why}")
+        if event["event"] == "save_skipped":
+            bar.say(
+                f"warning: step {event['step']} was not saved: a checkpoint takes "
+                f"{event['needed'] / 1e6:.1f} MB and {event['free'] / 1e6:.1f} MB are free"
+            )
+
+    return show

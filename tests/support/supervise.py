@@ -8,9 +8,7 @@ from pathlib import Path
 
 from multitask.errors import MultitaskError
 from multitask.run import Run
-from multitask.training.attempts import Attempt
-from multitask.training.options import Options
-from multitask.training.supervisor import Supervisor
+from multitask.training.supervisor import Options, Supervisor
 
 FAKE = Path(__file__).parent / "fake_training.py"
 
@@ -19,7 +17,7 @@ def main(root: str, node: str, nodes: str, options: str = "{}") -> int:
     given = json.loads(options)
     resume = given.pop("resume", False)
 
-    def command(attempt: Attempt, checkpoint: Path | None, logs: Path) -> list[str]:
+    def command(checkpoint: Path | None, logs: Path) -> list[str]:
         return [sys.executable, str(FAKE), root, node, nodes, str(checkpoint or "")]
 
     times = {"poll": 0.02, "beat": 0.1, "dead": 30.0, "backoff": 0.05, "patience": 120.0}

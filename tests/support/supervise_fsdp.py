@@ -9,9 +9,7 @@ from pathlib import Path
 
 from multitask.errors import MultitaskError
 from multitask.run import Run
-from multitask.training.attempts import Attempt
-from multitask.training.options import Options
-from multitask.training.supervisor import Supervisor
+from multitask.training.supervisor import Options, Supervisor
 
 RANKS = 2
 
@@ -20,7 +18,7 @@ def main(root: str, options: str = "{}") -> int:
     given = json.loads(options)
     resume = given.pop("resume", False)
 
-    def command(attempt: Attempt, checkpoint: Path | None, logs: Path) -> list[str]:
+    def command(checkpoint: Path | None, logs: Path) -> list[str]:
         words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(RANKS)]
         words += ["--master_addr", "127.0.0.1", "--master_port", str(_free_port())]
         words += ["--max_restarts", "0", "--tee", "3", "--log_dir", str(logs)]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from multitask.training.options import Options
 from multitask.training.progress import (
     VARIABLE,
     Phase,
@@ -16,6 +15,7 @@ from multitask.training.progress import (
     own_progress_file,
     read_progress,
 )
+from multitask.training.supervisor import Options
 
 
 class Scene:
