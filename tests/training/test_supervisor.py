@@ -14,8 +14,10 @@ import pytest
 from multitask.checkpoints import newest_complete
 from multitask.run import Run
 from multitask.training import process
-from multitask.training.attempts import Attempts
+from multitask.training import supervisor as module
+from multitask.training.attempts import ATTEMPT, NODE, Attempt, Attempts, announce_plugin
 from multitask.training.process import processes_with
+from multitask.training.progress import EventFollower, Watchdog
 from tests.training.conftest import Start, attempts_of, finish, plan
 
 
@@ -98,6 +100,28 @@ def test_a_launch_without_the_plugin_ends_before_its_first_step(run: Run, start:
     assert code == 1
     assert "without multitask's plugin" in output
     assert not run.trainer_events.exists()
+
+
+def test_a_plugin_that_announces_itself_while_the_log_is_read_is_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Announcement and log come from another process, at any moment between two looks of ours."""
+    log = tmp_path / "log"
+
+    class Meanwhile(process.LogWatcher):
+        def poll(self) -> None:
+            announce_plugin(run)
+            log.write_text("Starting trainer...\n")
+            super().poll()
+
+    for name, value in ((ATTEMPT, "1"), (NODE, "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    watcher = Meanwhile(log, (module._IMPORT_FAILED, module._ABOUT_TO_TRAIN))
+    supervisor = module.Supervisor(run, lambda *_: [])
+    follower = EventFollower(run.trainer_events, lambda _: None)
+    dog = Watchdog(tmp_path / "progress", supervisor.options)
+    watch = module._Watch(supervisor, Attempt(1, None, 0), follower, watcher, dog)
+    assert watch._plugin_missing() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
