@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from multitask.rehearsal import forkclient
-from multitask.rehearsal.adapt import Sizes, adapted
+from multitask.rehearsal.adapt import adapted
+from multitask.rehearsal.checks import losses_by_step, steps_lost
 from multitask.rehearsal.faults import Fault, as_environment, grant
 from multitask.rehearsal.forkserver import Forkserver
-from multitask.rehearsal.record import losses_by_step, steps_lost
 from multitask.run import Run
 from multitask.runners.axolotl.validate import axolotl_installed
 from multitask.runners.rent import BROUGHT, VOLUME
@@ -78,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     assert done.returncode == 0, done.stderr
     run = Run(folder / "run")
     config: dict[str, Any] = yaml.safe_load(run.axolotl.read_text())
-    config, _ = adapted(config, model=config["base_model"], sizes=Sizes(steps=8, save_steps=2))
+    config, _ = adapted(config, model=config["base_model"], steps=8)
     assert config["fsdp_version"] == 2
     run.axolotl.write_text(yaml.safe_dump(config))
     return run

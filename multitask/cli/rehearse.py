@@ -10,8 +10,7 @@ from multitask.cli.options import RunPath
 
 if TYPE_CHECKING:
     from multitask.checks import Check
-    from multitask.rehearsal.faults import Fault, Kind
-    from multitask.run import Run
+    from multitask.rehearsal.faults import Kind
 
 _Faults = list[str] | None
 
@@ -74,52 +73,29 @@ def rehearse(
 
     Example: multitask rehearse runs/first --kill node:1@step:5
     """
-    from multitask.rehearsal.page import write_page
     from multitask.rehearsal.rehearse import rehearse as rehearse_run
-    from multitask.rehearsal.result import Wishes
     from multitask.run import Run
 
-    opened = Run.open(run)
-    wishes = Wishes(
+    asked: dict[Kind, _Faults] = {"kill": kill, "stall": stall}
+    asked |= {"disk-full": disk_full, "partition": partition}
+    result = rehearse_run(
+        Run.open(run),
         nodes=nodes,
         procs=procs,
-        faults=_faults(opened, nodes, procs, kill, stall, disk_full, partition),
+        faults=[(kind, text) for kind, texts in asked.items() for text in texts or ()],
         undisturbed_only=undisturbed,
         netns=netns,
-    )
-    result = rehearse_run(
-        opened,
-        wishes,
         say=lambda message: typer.echo(f"- {message}", err=True),
         on_check=_show,
     )
-    html = write_page(result)
+    html = result.write()
     typer.echo("\nnot proven by a rehearsal on a CPU:")
-    for line in result.record()["not_proven"]:
+    for line in result.unproven:
         typer.echo(f"- {line}")
-    word = "passed" if result.passed else "FAILED"
+    word = "passed" if result.checks.passed else "FAILED"
     typer.echo(f"\n{word} in {result.seconds:.0f} s; {len(result.changes)} changes: {html}")
-    if not result.passed:
+    if not result.checks.passed:
         raise typer.Exit(1)
-
-
-def _faults(run: Run, nodes: int | None, procs: int | None, *asked: _Faults) -> tuple[Fault, ...]:
-    from multitask.cluster import load_cluster
-    from multitask.rehearsal.faults import parse_fault
-    from multitask.spec import load_spec
-
-    cluster = load_cluster(load_spec(run.spec).cluster)
-    kinds: tuple[Kind, ...] = ("kill", "stall", "disk-full", "partition")
-    return tuple(
-        parse_fault(
-            kind,
-            text,
-            nodes=nodes or cluster.nodes,
-            procs=procs or max(1, cluster.gpus_per_node),
-        )
-        for kind, texts in zip(kinds, asked, strict=True)
-        for text in texts or ()
-    )
 
 
 def _show(check: Check) -> None:

@@ -1,58 +1,75 @@
-"""The rehearsal's own run directory, made from the run that is rehearsed."""
+"""The rehearsal's own run directory: few rows, a small model, the adapted configuration."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from multitask.cluster import Cluster
 from multitask.data.readers import iterate_rows
 from multitask.errors import InputError
-from multitask.files import read_mapping
 from multitask.models import ModelInfo, model_info
-from multitask.rehearsal.adapt import Change, Sizes, adapted, adapted_deepspeed
-from multitask.rehearsal.shrink import shrunk
+from multitask.rehearsal.adapt import Change, adapted, adapted_deepspeed, fit_ranks
 from multitask.run import Run
 from multitask.scoring.chat import TEMPLATE_FILE
-from multitask.spec import load_spec
 
 MODEL = "base_model"
+LAYERS = 2
+_HEAD_DIM = 16
 
 # Rows that are enough for some steps of many ranks and some questions of every task.
 _ROWS = {"train": 960, "validation": 96, "test": 400}
-_VOCABULARY = 2000
+_VOCABULARY, _VOCABULARY_ROWS = 2000, 2000
+
+# Names that architectures give to the same size.
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_HEADS = ("num_attention_heads", "n_head", "num_heads")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+_HIDDEN = ("hidden_size", "n_embd", "d_model")
+_INNER = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
 
 
-def stage_rehearsal(run: Run, root: Path, sizes: Sizes) -> list[Change]:
-    """Write a rehearsal's run directory: few rows, a small model, the adapted configuration.
+def stage_rehearsal(
+    run: Run,
+    small: Run,
+    config: Mapping[str, Any],
+    cluster: Cluster,
+    *,
+    nodes: int,
+    procs: int,
+    steps: int,
+) -> list[Change]:
+    """Write a rehearsal's run directory, and say what differs from the cluster's run.
 
     Args:
-        run: The run as it was built for its cluster.
-        root: The rehearsal's run directory; must not exist.
-        sizes: How long and how small.
-
-    Returns:
-        What differs from the cluster's run.
+        run: The run as it was built.
+        small: The rehearsal's; must not exist.
+        config: The content of the run's ``axolotl.yaml``.
+        cluster: What the run was built for.
+        nodes: Nodes of the rehearsal.
+        procs: Ranks of each.
+        steps: Optimizer steps.
 
     Raises:
-        InputError: The run is not built, or nothing is known of its model's architecture.
+        InputError: The run has no rows, or nothing is known of its model's architecture.
     """
-    for path in (run.axolotl, run.split("train")):
-        run.require(path, f"multitask build-config {run.spec} --out {run.root}")
-    spec = load_spec(run.spec)
-    config = read_mapping(run.axolotl)
-    info = model_info(str(config.get("base_model", spec.model)), run.root)
-    small = Run(root)
+    run.require(run.split("train"), f"multitask build-config {run.spec} --out {run.root}")
+    config, name = dict(config), str(config.get("base_model"))
+    info = model_info(name, run.root)
     small.data.mkdir(parents=True)
     shutil.copy(run.spec, small.spec)
     shutil.copy(run.manifest, small.manifest)
-    tokenizer, own = _tokenizer(run, str(config.get("base_model", spec.model)))
-    changes = [_rows(run, small), _model(small, info, config, tokenizer, own=own)]
+    shutil.copy(run.accelerate, small.accelerate)
+    if (run.root / TEMPLATE_FILE).is_file():
+        shutil.copy(run.root / TEMPLATE_FILE, small.root / TEMPLATE_FILE)
+    tokenizer, own = _tokenizer(run, name)
+    changes = [_rows(run, small), _model(small, name, info, tokenizer, own=own)]
     if not own:
         why = "the tokenizer is another one"
         foreign = {"special_tokens", "eot_tokens", "chat_template_jinja"} & config.keys()
@@ -60,64 +77,42 @@ def stage_rehearsal(run: Run, root: Path, sizes: Sizes) -> list[Change]:
         if config.get("chat_template") == "jinja":
             changes.append(Change("chat_template", "jinja", "tokenizer_default", why))
             config["chat_template"] = "tokenizer_default"
-    if (run.root / TEMPLATE_FILE).is_file():
-        shutil.copy(run.root / TEMPLATE_FILE, small.root / TEMPLATE_FILE)
     attention = info.attention_on(flash=False)
-    config, more = adapted(config, model=MODEL, sizes=sizes, attention=attention)
-    small.axolotl.write_text(
-        "# The rehearsal of the run above it: see changes in rehearsal.json.\n"
-        + yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        encoding="utf-8",
-    )
-    shutil.copy(run.accelerate, small.accelerate)
+    config, forced = adapted(config, model=MODEL, steps=steps, attention=attention)
+    changes += forced
     if run.deepspeed.is_file():
-        engine, its = adapted_deepspeed(json.loads(run.deepspeed.read_text(encoding="utf-8")))
+        engine, forced = adapted_deepspeed(json.loads(run.deepspeed.read_text(encoding="utf-8")))
         small.deepspeed.write_text(json.dumps(engine, indent=2) + "\n", encoding="utf-8")
-        more += its
-    return changes + more
+        changes += forced
+    changes += fit_ranks(config, cluster, nodes, procs)
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    head = "# The rehearsal of the run above it: see changes in rehearsal.json.\n"
+    small.axolotl.write_text(head + text, encoding="utf-8")
+    return changes
 
 
 def _rows(run: Run, small: Run) -> Change:
-    """Copy the first rows of each split; training rows are shuffled over tasks already."""
+    """Copy the first rows of train, which are shuffled over tasks, and as many of each task."""
     for split, most in _ROWS.items():
         if not run.split(split).is_file():
             continue
-        lines = (
-            _first(run.split(split), most) if split == "train" else _even(run.split(split), most)
-        )
+        with run.split(split).open("rb") as file:
+            if split == "train":
+                lines = list(islice(file, most))
+            else:
+                tasks = [row["task"] for row in iterate_rows(run.split(split))]
+                each = most // max(1, len(set(tasks)))
+                seen: Counter[str] = Counter()
+                lines = []
+                for task, line in zip(tasks, file, strict=True):
+                    seen[task] += 1
+                    lines += [line] if seen[task] <= each else []
         small.split(split).write_bytes(b"".join(lines))
-    return Change(
-        "data",
-        "all rows",
-        f"up to {_ROWS['train']} rows of train, {_ROWS['validation']} of validation",
-        "a rehearsal is short",
-        "rows that were left out",
-    )
+    now = f"up to {_ROWS['train']} rows of train, {_ROWS['validation']} of validation"
+    return Change("data", "all rows", now, "a rehearsal is short", "rows that were left out")
 
 
-def _first(path: Path, most: int) -> list[bytes]:
-    with path.open("rb") as file:
-        return list(islice(file, most))
-
-
-def _even(path: Path, most: int) -> list[bytes]:
-    """As many lines of each task, in order."""
-    tasks = [row["task"] for row in iterate_rows(path)]
-    names = list(dict.fromkeys(tasks))
-    left = dict.fromkeys(names, most // max(1, len(names)))
-    kept = []
-    with path.open("rb") as file:
-        for task, line in zip(tasks, file, strict=True):
-            if left[task] > 0:
-                left[task] -= 1
-                kept.append(line)
-    return kept
-
-
-def _model(
-    small: Run, info: ModelInfo, config: dict[str, Any], tokenizer: Any, *, own: bool
-) -> Change:
-    name = config.get("base_model")
+def _model(small: Run, name: str, info: ModelInfo, tokenizer: Any, *, own: bool) -> Change:
     if info.config is None or "model_type" not in info.config:
         raise InputError(
             f"nothing is known of the architecture of {name}, so it cannot be shrunk",
@@ -129,15 +124,14 @@ def _model(
     keys = shrunk(info.config, vocab_size=len(tokenizer))
     for token in ("eos", "bos", "pad"):
         keys[f"{token}_token_id"] = getattr(tokenizer, f"{token}_token_id")
-    model_type = keys.pop("model_type")
     set_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **keys))
-    target = small.root / MODEL
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    total = sum(parameter.numel() for parameter in model.parameters())
+    shape = AutoConfig.for_model(keys.pop("model_type"), **keys)
+    model = AutoModelForCausalLM.from_config(shape)
+    model.save_pretrained(small.root / MODEL)
+    tokenizer.save_pretrained(small.root / MODEL)
     before = "an unknown number of" if info.shape is None else f"{info.shape.parameters:,}"
     whose = "its own tokenizer" if own else "a tokenizer trained on the rows"
+    total = sum(parameter.numel() for parameter in model.parameters())
     return Change(
         "model",
         f"{name}: {before} parameters",
@@ -160,13 +154,55 @@ def _tokenizer(run: Run, name: str) -> tuple[Any, bool]:
     except (OSError, ValueError):
         from multitask.toy import train_tokenizer
 
-        return train_tokenizer(_texts(run), vocabulary=_VOCABULARY), False
+        rows = islice(iterate_rows(run.split("train")), _VOCABULARY_ROWS)
+        texts = (message["content"] for row in rows for message in row["messages"])
+        return train_tokenizer(texts, vocabulary=_VOCABULARY), False
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, True
 
 
-def _texts(run: Run) -> Iterator[str]:
-    for row in islice(iterate_rows(run.split("train")), 2000):
-        for message in row["messages"]:
-            yield message["content"]
+def shrunk(config: Mapping[str, Any], *, vocab_size: int) -> dict[str, Any]:
+    """The keys of a small config.json of the same architecture.
+
+    Layers become two, heads the fewest that keep the ratio of query to key heads, a head 16
+    features, and the MLP keeps its ratio to the hidden size. Everything else (activation, norms,
+    positions, windows, tied embeddings) stays, so that the same code runs.
+    """
+    if isinstance(config.get("text_config"), Mapping):
+        config = config["text_config"]
+
+    def first(names: tuple[str, ...]) -> int:
+        return next((int(config[name]) for name in names if config.get(name) is not None), 0)
+
+    heads = first(_HEADS) or 1
+    kv_heads = first(_KV_HEADS) or heads
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        kv_heads = 1
+    ratio = max(1, min(8, heads // kv_heads))
+    kv = 2 if ratio <= 2 else 1
+    hidden = kv * ratio * _HEAD_DIM
+    sizes = {_LAYERS: LAYERS, _HEADS: kv * ratio, _KV_HEADS: kv, _HIDDEN: hidden}
+    if first(_INNER) and first(_HIDDEN):
+        sizes[_INNER] = max(8, round(first(_INNER) / first(_HIDDEN) * hidden / 8) * 8)
+    sizes[("head_dim", "query_pre_attn_scalar")] = _HEAD_DIM
+    small = dict(config)
+    for names, value in sizes.items():
+        small |= {name: value for name in names if config.get(name) is not None}
+    if isinstance(config.get("layer_types"), list):
+        small["layer_types"] = config["layer_types"][:LAYERS]
+    for key in ("rope_scaling", "rope_parameters"):
+        if isinstance(config.get(key), Mapping):
+            # Long-rope factors are one for each rotated pair of features.
+            rotated = int(_HEAD_DIM * float(config.get("partial_rotary_factor") or 1.0)) // 2
+            small[key] = {
+                name: value[:rotated]
+                if name.endswith("_factor") and isinstance(value, list)
+                else value
+                for name, value in config[key].items()
+            }
+    small["vocab_size"] = vocab_size
+    # Some architectures have token ids beyond a small vocabulary by default.
+    small |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
+    small.pop("quantization_config", None)
+    return small

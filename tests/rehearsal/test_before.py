@@ -12,7 +12,7 @@ import yaml
 from multitask.build import build_config
 from multitask.checks import Check, Checklist
 from multitask.cluster import load_cluster
-from multitask.rehearsal.before import check_files
+from multitask.rehearsal.checks import check_files
 from multitask.run import Run
 from multitask.spec import Spec, load_spec
 from multitask.toy import train_tokenizer

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from multitask.errors import InputError
+from multitask.rehearsal.checks import steps_lost
 from multitask.rehearsal.faults import (
     VARIABLE,
     Fault,
@@ -20,7 +21,6 @@ from multitask.rehearsal.faults import (
     parse_fault,
     wanted,
 )
-from multitask.rehearsal.record import steps_lost
 from multitask.run import Run
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from multitask.checks import Checklist
 from multitask.rehearsal.adapt import Change
-from multitask.rehearsal.page import curve, write_page
-from multitask.rehearsal.record import losses_by_step, steps_lost
-from multitask.rehearsal.result import Rehearsal
+from multitask.rehearsal.checks import losses_by_step, steps_lost
+from multitask.rehearsal.rehearse import Rehearsal, curve
 from multitask.run import Run
 
 
@@ -35,7 +34,7 @@ def test_the_page_escapes_what_it_shows(tmp_path: Path) -> None:
         check.fail("<script>alert(1)</script>")
     result = Rehearsal(Run(tmp_path), 3, 4, checks, changes=[Change("k", "<i>", None, "why")])
     result.losses = {"undisturbed": {1: "2.0", 2: "1.0"}, "disturbed": {1: "2.0"}}
-    page = write_page(result).read_text()
+    page = result.write().read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert json.loads((tmp_path / "rehearsal/rehearsal.json").read_text())["passed"] is False

@@ -13,7 +13,8 @@ import pytest
 from multitask.checks import Check, Checklist
 from multitask.errors import InputError
 from multitask.models.adapter import load_adapter
-from multitask.rehearsal import after, probe
+from multitask.rehearsal import probe
+from multitask.rehearsal.checks import check_probe, compare_widths, probe_file, saved_adapter
 from multitask.run import Run
 from tests.support.ranks import run_ranks
 
@@ -149,7 +150,7 @@ def test_lora_as_it_is_configured_is_sound(tmp_path: Path) -> None:
     assert found["recompute"] == {"lora_B": 0.0}
     assert found["kernels"]["lora_B"] < 0.05
     load_adapter(_base(torch.bfloat16), tmp_path / "adapter")
-    saved = after._saved_adapter(tmp_path / "checkpoint")
+    saved = saved_adapter(tmp_path / "checkpoint")
     final = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert saved.keys() == final.keys()
     assert all(torch.equal(saved[name], final[name]) for name in final)
@@ -191,7 +192,7 @@ def test_widths_are_compared_with_the_estimate_s(
     held = dict(zip(("weights", "gradients", "optimizer"), widths, strict=True))
     for ranks in (1, 2):
         check = Check("", question="held", severity="ok")
-        after._widths(check, config, held, ranks)
+        compare_widths(check, config, held, ranks)
         assert check.passed is not bool(what)
         assert what in check.answer
 
@@ -200,13 +201,13 @@ def test_what_ranks_found_becomes_checks(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.logs.mkdir()
     run.axolotl.write_text("bf16: true\nadapter: lora\n")
-    after.probe_file(run).write_text(
+    probe_file(run).write_text(
         '{"gradients": {"recompute": {"lora_B": 0.36}, "kernels": {"lora_B": 0.003}},'
         ' "copies": {"parts": 84, "differing": 16},'
         ' "widths": {"weights": 4, "gradients": 4, "optimizer": 8}}'
     )
     checks = Checklist()
-    after.check_probe(checks, run, ranks=4)
+    check_probe(checks, run, ranks=4)
     assert [check.passed for check in checks.checks] == [False, True, False, True]
     assert "lora_B 0.36" in checks.checks[0].answer
     assert "16 of 84" in checks.checks[2].answer

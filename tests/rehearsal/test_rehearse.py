@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from multitask.rehearsal import rehearse as module
-from multitask.rehearsal.result import Rehearsal, Wishes
+from multitask.rehearsal.rehearse import Rehearsal
 from multitask.run import Run
 from multitask.runners.axolotl.validate import axolotl_installed
 from tests.warm import WarmForks, multitask
@@ -106,7 +106,7 @@ def test_other_methods_are_rehearsed(tmp_path: Path, method: str) -> None:
 def rehearsed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rehearsal]:
     """Rehearse with two ranks that are forks of this worker's warm process."""
     monkeypatch.setattr(module, "Forkserver", WarmForks)
-    return lambda run, **wishes: module.rehearse(run, Wishes(nodes=1, procs=2, **wishes))
+    return lambda run, **wishes: module.rehearse(run, nodes=1, procs=2, **wishes)
 
 
 def test_a_wrong_layer_class_is_caught(tmp_path: Path, rehearsed: Callable[..., Rehearsal]) -> None:
@@ -116,7 +116,7 @@ def test_a_wrong_layer_class_is_caught(tmp_path: Path, rehearsed: Callable[..., 
     result = rehearsed(run, undisturbed_only=True)
     failed = [check.answer for check in result.checks.checks if not check.passed]
     assert "MistralDecoderLayer" in str(failed)
-    assert not result.passed
+    assert not result.checks.passed
 
 
 def test_deepspeed_is_rehearsed_and_resumes(
@@ -124,7 +124,7 @@ def test_deepspeed_is_rehearsed_and_resumes(
 ) -> None:
     run = _built(tmp_path, sharding="zero2")
     result = rehearsed(run)
-    assert result.passed, [check for check in result.checks.checks if not check.passed]
+    assert result.checks.passed, [check for check in result.checks.checks if not check.passed]
     saved = run.root / "rehearsal/undisturbed/model"
     assert list(saved.glob("checkpoint-*/global_step*/*zero_pp_rank_1*optim_states.pt"))
 

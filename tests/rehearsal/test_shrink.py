@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from multitask.models import families
-from multitask.rehearsal.shrink import LAYERS, shrunk
+from multitask.rehearsal.stage import LAYERS, shrunk
 
 _CHECKPOINTS = [
     pytest.param(family, checkpoint, id=(checkpoint.base + checkpoint.chat)[0])
