@@ -27,17 +27,9 @@ from multitask.planning.compare import plan_section
 from multitask.planning.decide import decide
 from multitask.planning.setup import Setup
 from multitask.run import Run, staged
-from multitask.runners.axolotl.checks import check_config, plan_of
-from multitask.runners.axolotl.file import axolotl_file
-from multitask.runners.axolotl.keys import check_template
-from multitask.runners.axolotl.validate import AxolotlValidator, axolotl_installed
-from multitask.runners.deepspeed import (
-    INSTALL,
-    check_deepspeed,
-    deepspeed_installed,
-    deepspeed_json,
-)
-from multitask.runners.launch import accelerate_yaml, launch_scripts
+from multitask.runners import runner_for
+from multitask.runners.deepspeed import INSTALL, deepspeed_installed
+from multitask.runners.launch import launch_scripts
 from multitask.runners.rent import find_gpu, write_rental_files
 from multitask.scoring.chat import settled
 from multitask.spec import Spec
@@ -50,8 +42,8 @@ class Built:
     Attributes:
         run: The run directory.
         setup: What was decided.
-        validated: Whether Axolotl's validator has seen its configuration.
-        replaced: Keys of ours that the spec's own ``axolotl`` keys replaced.
+        validated: Whether the engine's own validator has seen its configuration.
+        replaced: Keys of ours that the user's own keys for the engine replaced.
     """
 
     run: Run
@@ -69,12 +61,12 @@ def build_config(
     progress: Progress = no_progress,
     add_files: Callable[[Path, Prepared], None] = lambda _root, _prepared: None,
 ) -> Built:
-    """Make a run directory: data, plan, Axolotl, accelerate and DeepSpeed files, launch scripts.
+    """Make a run directory: data, plan, the files of engine, accelerate and DeepSpeed, scripts.
 
     Args:
         spec: From :func:`multitask.load_spec`.
         out: The run directory; made whole or not at all.
-        validate: Ask Axolotl's validator, where Axolotl is installed.
+        validate: Ask the engine's own validator, where it is installed.
         report: Told what is being done, for a progress display.
         progress: Told rows read or written, and rows in all where that is known.
         add_files: Puts further files into the directory before the configuration is written,
@@ -82,16 +74,18 @@ def build_config(
 
     Raises:
         InputError: The spec or its data is wrong, the run does not fit the cluster's memory,
-            Axolotl refuses the configuration, or ``out`` holds something else.
+            the engine refuses the configuration, or ``out`` holds something else.
     """
     out = Path(out)
     # Wrong keys, and a model that cannot fit, end it before the work.
-    _check(decide(spec, model_info(spec.model, out)))
+    model = model_info(spec.model, out)
+    runner = runner_for(model)
+    _check(decide(spec, model))
     find_gpu(load_cluster(spec.cluster))
-    check = validate and axolotl_installed()
+    check = validate and runner.installed()
     with ExitStack() as stack:
         # Started first: it takes longer to import than most data to prepare.
-        validator = stack.enter_context(AxolotlValidator()) if check else None
+        validator = stack.enter_context(runner.validator()) if check else None
         stack.enter_context(no_garbage_collection())
         stage = stack.enter_context(staged(out))
         prepared = prepare_tasks(spec, report=report, progress=progress)
@@ -103,34 +97,38 @@ def build_config(
         info = settled(model_info(spec.model, stage), tokenizer, stage)
         setup = decide(spec, info, workload_of(run))
         if tokenizer is not None:
-            config = axolotl_file(setup).config
-            refuse(check_template(config, tokenizer, stage), where="key 'axolotl'")
+            found = runner.check_template(runner.config(setup), tokenizer, stage)
+            refuse(found, where=_OWN_KEYS)
         for warning in _check(setup):
             report(f"warning: {warning}")
         write_launch_files(run, setup)
         with run.plan.open("a", encoding="utf-8") as plan:
             plan.write(plan_section(setup))
         if validator is not None:
-            report("asking Axolotl's validator")
-            _validate(validator, run, setup)
+            report(f"asking {runner.name}'s validator")
+            validator(run, setup)
         if run.deepspeed.is_file() and not deepspeed_installed():
             report(f"warning: deepspeed.json was not checked; to train this run: {INSTALL}")
-    return Built(Run(out), setup, validated=check, replaced=axolotl_file(setup).replaced)
+    return Built(Run(out), setup, validated=check, replaced=runner.replaced(setup))
 
 
 def _check(setup: Setup) -> tuple[str, ...]:
-    """Check the configuration without Axolotl; the warnings."""
-    spec = setup.spec
-    findings = check_config(plan_of(setup))
-    mine = [finding for finding in findings if _root(finding) not in spec.axolotl]
-    theirs = [finding for finding in findings if _root(finding) in spec.axolotl]
-    warnings = refuse(theirs, where="key 'axolotl'") + refuse(map(_in_spec, mine), where="the spec")
+    """Check the configuration without the engine; the warnings."""
+    runner, own = runner_for(setup.model), setup.spec.engine_keys
+    runner.refuse(setup)
+    findings = runner.check(setup)
+    mine = [finding for finding in findings if _root(finding) not in own]
+    theirs = [finding for finding in findings if _root(finding) in own]
+    warnings = refuse(theirs, where=_OWN_KEYS) + refuse(map(_in_spec, mine), where="the spec")
     return tuple(str(warning) for warning in warnings)
 
 
 def _root(finding: Check) -> str:
     return re.split(r"[.\[]", finding.place, maxsplit=1)[0]
 
+
+# Where a spec has them.
+_OWN_KEYS = "key 'axolotl'"
 
 # The spec's names of keys of ours.
 _SPEC_KEYS = {
@@ -159,25 +157,15 @@ def _with_its_cluster(spec: Spec, run: Run) -> Spec:
 
 
 def write_launch_files(run: Run, setup: Setup) -> None:
-    """Write ``axolotl.yaml``, ``accelerate.yaml``, ``deepspeed.json`` and ``launch/`` of a run."""
-    run.axolotl.write_text(axolotl_file(setup).to_yaml(), encoding="utf-8")
-    run.accelerate.write_text(accelerate_yaml(setup.cluster), encoding="utf-8")
-    stage = setup.topology.sharding.deepspeed_stage
-    if stage is not None:
-        text = deepspeed_json(stage, offload=setup.topology.cpu_offload)
-        run.deepspeed.write_text(text, encoding="utf-8")
+    """Write what starts a run: the engine's files and ``launch/``."""
+    runner = runner_for(setup.model)
+    for name, text in runner.files(setup).items():
+        (run.root / name).write_text(text, encoding="utf-8")
+    # It holds the user's own keys, which may be a login of a service.
+    (run.root / runner.file).chmod(0o600)
     rented = write_rental_files(setup, run.root)
     run.launch.mkdir()
-    for name, content in {**launch_scripts(setup.cluster), **rented}.items():
+    for name, content in {**launch_scripts(setup.cluster, runner), **rented}.items():
         path = run.launch / name
         path.write_text(content, encoding="utf-8")
         path.chmod(0o755 if name.endswith(".sh") else 0o644)
-
-
-def _validate(validator: AxolotlValidator, run: Run, setup: Setup) -> None:
-    """Ask Axolotl, accelerate and DeepSpeed for their own opinion of the files."""
-    validator.validate(run.axolotl, setup.cluster)
-    validator.validate_accelerate(run.accelerate)
-    if run.deepspeed.is_file() and deepspeed_installed():
-        config = axolotl_file(setup).config
-        refuse(check_deepspeed(run.deepspeed, config, world_size=setup.cluster.world_size))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -17,6 +17,7 @@ from multitask.task_spec import StrictModel
 
 _Count = Annotated[int, Field(ge=1)]
 _Positive = Annotated[float, Field(gt=0)]
+_Number = Annotated[int | float, Field(gt=0)]
 
 
 class Price(StrictModel):
@@ -341,33 +342,41 @@ def adalora_start_rank(mean_rank: int) -> int:
 
 
 class Method(StrictModel):
-    """A file of ``configs/methods``.
+    """A file of ``configs/methods``: what learns, whatever engine trains it.
 
     Attributes:
         name: The file's name.
         description: One line for people.
         learning_rate: Peak learning rate, unless the spec sets one.
         shardings: The shardings that it works with; None for all.
-        axolotl: Axolotl's keys for it.
+        peft: What learns beside a frozen base, as peft names it (``lora``, ``ia3``,
+            ``prompt_tuning``); None: every weight learns.
+        bits: Bits per weight of the frozen base while training.
+        rank: Rank of the adapter, AdaLoRA's on average in the end.
+        alpha: The adapter is scaled by ``alpha / rank``.
+        dropout: Share of an adapter's input that is dropped.
+        targets: Names of the layers that are adapted, or every linear one.
+        lr_ratio: How many times as fast LoRA's second matrix learns (LoRA+).
+        options: Further arguments of peft's configuration for it, under peft's names.
     """
 
     name: str
     description: str
     learning_rate: Annotated[float, Field(gt=0)]
     shardings: tuple[str, ...] | None = None
-    axolotl: dict[str, Any]
+    peft: str | None = None
+    bits: Literal[4, 8, 16] = 16
+    rank: _Count | None = None
+    alpha: _Number | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    lr_ratio: _Number | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def is_adapter(self) -> bool:
-        """Whether small matrices learn beside a frozen base."""
-        return "adapter" in self.axolotl
-
-    @property
-    def base_bits(self) -> int:
-        """Bits per weight of the base model while training."""
-        if self.axolotl.get("load_in_4bit"):
-            return 4
-        return 8 if self.axolotl.get("load_in_8bit") else 16
+        """Whether few parameters learn beside a frozen base."""
+        return self.peft is not None
 
 
 def load_method(name: str) -> Method:

@@ -16,9 +16,6 @@ from multitask.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 
-# They hold what the user gave for the engine, which may be a login of a service.
-_PRIVATE = ("spec.yaml", "axolotl.yaml")
-
 
 @dataclass(frozen=True)
 class Run:
@@ -79,6 +76,13 @@ class Run:
     def axolotl(self) -> Path:
         """Axolotl's configuration."""
         return self.root / "axolotl.yaml"
+
+    @property
+    def engine_file(self) -> Path:
+        """The configuration of the engine that the run was built for."""
+        from multitask.runners import runner_of
+
+        return self.root / runner_of(self).file
 
     @property
     def accelerate(self) -> Path:
@@ -170,9 +174,8 @@ def staged(out: Path) -> Iterator[Path]:
     stage.chmod(0o755)
     try:
         yield stage
-        for name in _PRIVATE:
-            if (stage / name).is_file():
-                (stage / name).chmod(0o600)
+        if (stage / "spec.yaml").is_file():  # what the user gave, which may be a login of a service
+            (stage / "spec.yaml").chmod(0o600)
         write_digests(stage, written_files(stage))
         if out.is_dir() and any(out.iterdir()):
             _merge(stage, out)

@@ -182,6 +182,11 @@ class Spec(StrictModel):
         return tasks
 
     @property
+    def engine_keys(self) -> dict[str, Any]:
+        """The user's own keys for the training engine, which win over ours."""
+        return self.axolotl
+
+    @property
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks, in order."""
         return tuple(name_of(task) for task in self.tasks)

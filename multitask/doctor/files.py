@@ -69,11 +69,11 @@ def _run(run: Run, subject: Subject) -> list[Check]:
 
 
 def _missing(run: Run) -> list[str]:
-    paths = [run.spec, run.manifest, *map(run.split, SPLITS), run.axolotl, run.accelerate]
+    paths = [run.spec, run.manifest, *map(run.split, SPLITS), run.engine_file, run.accelerate]
     paths.append(run.launch / "node.sh")
     # A missing file is in the list; one that cannot be read is told below.
     with suppress(InputError):
-        config = read_mapping(run.axolotl)
+        config = read_mapping(run.engine_file)
         if config.get("deepspeed"):
             paths.append(run.root / str(config["deepspeed"]))
     return [str(path.relative_to(run.root)) for path in paths if not path.is_file()]
@@ -110,32 +110,32 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _configuration(run: Run, subject: Subject) -> Iterator[Check]:
-    """``axolotl.yaml`` against the traps we know, and against what the spec gives."""
-    from multitask.runners.axolotl.checks import check_config, plan_of
-    from multitask.runners.axolotl.file import axolotl_file
+    """The engine's file against the traps we know, and against what the spec gives."""
+    from multitask.runners import runner_of
     from multitask.scoring.chat import TEMPLATE_FILE
     from multitask.training.train import require_plugin
 
-    name, setup = "axolotl.yaml", subject.setup
+    runner, setup = runner_of(run), subject.setup
+    name = runner.file
     try:
-        config = _read(run.axolotl)
+        config = _read(run.engine_file)
         require_plugin(run)
     except MultitaskError as error:
         yield refused(GROUP, name, error)
         return
     if setup is None:
         return
-    findings = check_config(plan_of(setup, config))
+    findings = runner.check(setup, config)
     for finding in findings:
         make = problem if not finding.passed else warning
         yield make(GROUP, f"{name}: {finding.place}", finding.answer, finding.remedy)
-    planned = json.loads(json.dumps(axolotl_file(setup).config, default=str))
+    planned = json.loads(json.dumps(runner.config(setup), default=str))
     now = json.loads(json.dumps(config, default=str))
     for values in (planned, now):  # a model in the run: one of the two has its whole path
         if (run.root / str(values.get("base_model"))).is_dir():
             values["base_model"] = str((run.root / values["base_model"]).resolve())
     # The build reads these off the tokenizer, where it has it.
-    of_tokenizer = {"eot_tokens"} - set(setup.spec.axolotl)
+    of_tokenizer = {"eot_tokens"} - set(setup.spec.engine_keys)
     if now.get("chat_template_jinja") == TEMPLATE_FILE:
         of_tokenizer |= {"chat_template", "chat_template_jinja"}
     keys = sorted(

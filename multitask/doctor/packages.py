@@ -381,10 +381,10 @@ def _imported(name: str, pending: Pending[Check | str]) -> Check:
 
 
 def _plugins(subject: Subject) -> list[str]:
-    if subject.run is None or not subject.run.axolotl.is_file():
+    if subject.run is None or not subject.run.engine_file.is_file():
         return [_PLUGIN]
     try:
-        config = read_mapping(subject.run.axolotl)
+        config = read_mapping(subject.run.engine_file)
         return [str(plugin) for plugin in config.get("plugins") or []] or [_PLUGIN]
     except (InputError, TypeError):
         return [_PLUGIN]  # told by the checks of the run

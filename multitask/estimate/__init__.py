@@ -19,7 +19,6 @@ from multitask.estimate.inputs import (
     Training,
     Workload,
     full,
-    held_bytes,
     lora,
     training_of,
 )
@@ -57,7 +56,6 @@ __all__ = [
     "fsdp_groups",
     "full",
     "gathered_gb",
-    "held_bytes",
     "lora",
     "save_seconds",
     "step_time",

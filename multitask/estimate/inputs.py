@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from multitask.cluster import adalora_start_rank
 from multitask.errors import InputError
 from multitask.estimate.assumptions import NF4_BITS, PACKING_FILL, PADDING_FACTOR
 from multitask.models.shape import (
@@ -60,7 +60,7 @@ class Training:
         adapted: The linear layers that have an adapter.
         frozen_base: Whether the base's own weights stay as they are.
         base_bits: Bits per weight of the linear layers: 32, 16, 8 or 4.
-        optimizer: Axolotl's name; every one with ``8bit`` in it holds its states in bytes.
+        optimizer: transformers' name; every one with ``8bit`` in it holds its states in bytes.
         precision: How the parameters that learn are held.
     """
 
@@ -125,58 +125,38 @@ def lora(
     return Training(lora_parameters(adapted, rank), adapted, frozen_base=True, **changes)
 
 
-def training_of(shape: ModelShape, axolotl: Mapping[str, Any]) -> Training:
-    """Read the method off an Axolotl configuration.
+def training_of(
+    shape: ModelShape,
+    peft: str | None,
+    *,
+    rank: int = 8,
+    targets: tuple[str, ...] = ALL_LINEAR,
+    dora: bool = False,
+    **holding: Any,
+) -> Training:
+    """What a method trains of a model.
 
     Args:
         shape: The model's.
-        axolotl: Axolotl's keys; those of the adapter, the base's bits, the precision and the
-            optimizer count.
+        peft: What learns beside a frozen base, as peft names it; None: every weight learns.
+        rank: Of the adapter; AdaLoRA's on average in the end.
+        targets: Names of the layers that are adapted.
+        dora: Whether the adapter learns a magnitude of each output feature too.
+        holding: How weights and optimizer states are held; fields of :class:`Training`.
 
     Raises:
-        InputError: A target module is not one of the model's, or the adapter is not known.
+        InputError: A target is not one of the model's layers, or the method's size is not known.
     """
-    holding = _holding(axolotl)
-    adapter = axolotl.get("adapter")
-    if adapter is None:
+    if peft is None:
         return full(shape, **holding)
-    if adapter not in ("lora", "qlora", "adalora"):
-        raise InputError(f"the size of the adapter {adapter!r} is not known", where="key 'adapter'")
-    targets = axolotl.get("lora_target_modules")
-    # A regular expression is how Axolotl is told to leave a vision tower out.
-    names = ALL_LINEAR if targets is None or isinstance(targets, str) else tuple(targets)
-    adapted = shape.targets(names)
-    rank = int(axolotl.get("lora_r") or 8)
-    if adapter == "adalora":
-        trainable = adalora_parameters(adapted, int(axolotl.get("adalora_init_r") or rank))
-    elif axolotl.get("peft_use_dora"):
-        trainable = dora_parameters(adapted, rank)
+    adapted = shape.targets(targets)
+    if peft == "adalora":
+        trainable = adalora_parameters(adapted, adalora_start_rank(rank))
+    elif peft == "lora":
+        trainable = (dora_parameters if dora else lora_parameters)(adapted, rank)
     else:
-        trainable = lora_parameters(adapted, rank)
+        raise InputError(f"the size of the method {peft!r} is not known", where="key 'peft'")
     return Training(trainable, adapted, True, **holding)
-
-
-def _holding(axolotl: Mapping[str, Any]) -> dict[str, Any]:
-    """How a configuration has weights and optimizer states held; fields of :class:`Training`."""
-    bits = 4 if axolotl.get("load_in_4bit") else 8 if axolotl.get("load_in_8bit") else 16
-    if bits == 16 and axolotl.get("bf16") is False and not axolotl.get("fp16"):
-        bits = 32
-    return {
-        "base_bits": bits,
-        "optimizer": str(axolotl.get("optimizer", "adamw_torch_fused")),
-    }
-
-
-def held_bytes(axolotl: Mapping[str, Any], sharding: str) -> StateBytes:
-    """What an estimate assumes of each parameter that learns, whatever the model.
-
-    Args:
-        axolotl: Axolotl's keys.
-        sharding: One of :data:`SHARDINGS`.
-    """
-    adapter = axolotl.get("adapter") is not None
-    holding = _holding(axolotl)
-    return Training(0, frozen_base=adapter, **holding).state_bytes(sharding)
 
 
 SHARDINGS = ("none", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3")

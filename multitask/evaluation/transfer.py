@@ -230,13 +230,13 @@ def sequences_per_step(run: Run) -> int | None:
         return None
     with understood(run.spec):
         world = load_cluster(str(read_mapping(run.spec)["cluster"])).world_size
-    with understood(run.axolotl):
+    with understood(run.engine_file):
         return int(config["micro_batch_size"]) * int(config["gradient_accumulation_steps"]) * world
 
 
 def axolotl_config(run: Run) -> dict[str, Any]:
     """The run's ``axolotl.yaml``; empty where there is none."""
-    return read_mapping(run.axolotl) if run.axolotl.is_file() else {}
+    return read_mapping(run.engine_file) if run.engine_file.is_file() else {}
 
 
 def settings_that_differ(

@@ -224,7 +224,7 @@ def _files(folder: Path, card: Card) -> dict[str, Content]:
     if card.calibration is not None:
         files[CALIBRATION] = _json(card.calibration)
     files["tasks.json"] = _json(card.definitions())
-    for path in (card.run.spec, card.run.plan, card.run.axolotl):
+    for path in (card.run.spec, card.run.plan, card.run.engine_file):
         if path.is_file():
             files[path.name] = card.text(path).encode()
     for evaluation in card.evaluations:

@@ -22,6 +22,11 @@ from multitask.models.family import (
 from multitask.models.meta import shape_by_transformers, transformers_installed
 from multitask.models.shape import ModelShape
 
+# By model_type, where a config.json leaves `is_encoder_decoder` to the class's default.
+ENCODER_DECODERS = frozenset(
+    ("t5", "mt5", "umt5", "longt5", "t5gemma", "bart", "mbart", "pegasus", "marian", "blenderbot")
+)
+
 _BY_NAME = (
     "{model} is taken for a {family} model by its name; its size is not listed in configs/models "
     "and its config.json is not on this machine, so memory and time cannot be estimated"
@@ -84,6 +89,13 @@ class ModelInfo:
     gated: str | None = None
     licence: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt, as in T5 and BART."""
+        return bool(self.config and self.config.get("is_encoder_decoder")) or (
+            self.model_type in ENCODER_DECODERS
+        )
 
     @property
     def alpaca(self) -> bool:

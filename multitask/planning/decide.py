@@ -12,7 +12,6 @@ from multitask.cluster import (
     Cluster,
     Method,
     Topology,
-    adalora_start_rank,
     choose_topology,
     derive_batch,
     load_cluster,
@@ -34,7 +33,7 @@ from multitask.estimate import (
 )
 from multitask.estimate import Workload as Cut
 from multitask.estimate.assumptions import PACKING_FILL
-from multitask.models import ModelInfo, ModelShape
+from multitask.models import ALL_LINEAR, ModelInfo, ModelShape
 from multitask.planning.setup import SavePlan, SequenceLength, Setup
 from multitask.resources import config_names
 from multitask.spec import Spec
@@ -368,7 +367,7 @@ def plan_of(
         method=method.name,
         keep=spec.checkpoint.keep,
         mtbf_hours=spec.checkpoint.mtbf_hours,
-        save_steps=spec.axolotl.get("save_steps", spec.checkpoint.save_steps),
+        save_steps=spec.engine_keys.get("save_steps", spec.checkpoint.save_steps),
         max_minutes=spec.checkpoint.max_minutes,
     )
 
@@ -376,15 +375,20 @@ def plan_of(
 def _training(
     shape: ModelShape, spec: Spec, cluster: Cluster, method: Method, model: ModelInfo
 ) -> Training:
-    keys = dict(method.axolotl)
-    keys |= {key: spec.axolotl[key] for key in ("bf16", "optimizer") if key in spec.axolotl}
-    if method.is_adapter and model.lora_target_modules is not None:
-        keys["lora_target_modules"] = model.lora_target_modules
-    if keys.get("adapter") == "adalora":
-        keys["adalora_init_r"] = adalora_start_rank(keys["lora_r"])
-    if cluster.on_cpu:
-        keys |= {"bf16": False, "optimizer": "adamw_torch"}
-    return training_of(shape, keys)
+    targets = model.lora_target_modules or method.targets
+    own = spec.engine_keys
+    optimizer = "adamw_torch" if cluster.on_cpu else own.get("optimizer", "adamw_torch_fused")
+    whole = method.bits == 16 and (cluster.on_cpu or own.get("bf16") is False)
+    return training_of(
+        shape,
+        method.peft,
+        rank=method.rank or 0,
+        # A regular expression leaves a vision tower out, which has no linear layers here.
+        targets=ALL_LINEAR if isinstance(targets, str) else targets,
+        dora=bool(method.options.get("use_dora")),
+        base_bits=32 if whole else method.bits,
+        optimizer=str(optimizer),
+    )
 
 
 def machines_of(cluster: Cluster) -> Machines:

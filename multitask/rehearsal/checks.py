@@ -17,13 +17,13 @@ from multitask.checks import Check, Checklist
 from multitask.cluster import Cluster
 from multitask.data.readers import iterate_rows
 from multitask.errors import InputError
-from multitask.estimate import held_bytes
 from multitask.files import read_json, read_mapping
 from multitask.models import model_info
 from multitask.models.adapter import load_adapter
 from multitask.rehearsal.adapt import SAVE_STEPS
 from multitask.run import Run
 from multitask.runners.axolotl.checks import check_config
+from multitask.runners.axolotl.method import held_bytes
 from multitask.runners.axolotl.plan import Plan
 
 _ROWS_PER_TASK, _TEMPLATE_ROWS, _QUESTIONS = 200, 5, 20

@@ -1,6 +1,6 @@
-"""DeepSpeed's configuration: the file that ``deepspeed:`` in ``axolotl.yaml`` names.
+"""DeepSpeed's configuration: ``RUN/deepspeed.json``, which the engine's file names.
 
-Values that the trainer knows are ``"auto"``: transformers fills them from Axolotl's training
+Values that the trainer knows are ``"auto"``: transformers fills them from its training
 arguments and refuses a file that contradicts them (``HfTrainerDeepSpeedConfig``).
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 
 from multitask.checks import Check
 from multitask.errors import InputError, MultitaskError, did_you_mean
+from multitask.planning.setup import Setup
 
 STAGES = (1, 2, 3)
 
@@ -65,9 +66,13 @@ def deepspeed_config(stage: int, *, offload: bool = False) -> dict[str, Any]:
     }
 
 
-def deepspeed_json(stage: int, *, offload: bool = False) -> str:
-    """:func:`deepspeed_config` as the content of ``RUN/deepspeed.json``."""
-    return json.dumps(deepspeed_config(stage, offload=offload), indent=2) + "\n"
+def deepspeed_files(setup: Setup) -> dict[str, str]:
+    """``deepspeed.json`` of a run that DeepSpeed shards; nothing for another."""
+    stage = setup.topology.sharding.deepspeed_stage
+    if stage is None:
+        return {}
+    content = deepspeed_config(stage, offload=setup.topology.cpu_offload)
+    return {"deepspeed.json": json.dumps(content, indent=2) + "\n"}
 
 
 def deepspeed_installed() -> bool:
@@ -79,7 +84,7 @@ def require_deepspeed(config: Mapping[str, Any]) -> None:
     """Check that DeepSpeed is there where a configuration needs it.
 
     Args:
-        config: The content of ``axolotl.yaml``.
+        config: The content of the engine's file.
 
     Raises:
         InputError: It is not installed.
@@ -87,19 +92,19 @@ def require_deepspeed(config: Mapping[str, Any]) -> None:
     if config.get("deepspeed") and not deepspeed_installed():
         raise InputError(
             "the run shards with DeepSpeed, which is not installed",
-            where="axolotl.yaml: key 'deepspeed'",
+            where="key 'deepspeed' of the engine's file",
             fix=f"{INSTALL}, or build the run with `sharding: fsdp`",
         )
 
 
-def check_deepspeed(path: Path, config: dict[str, Any], *, world_size: int) -> list[Check]:
+def check_deepspeed(path: Path, values: Mapping[str, Any], *, world_size: int) -> list[Check]:
     """Read a file as the training will: filled by transformers, judged by DeepSpeed.
 
     Runs in a process of its own without GPU and without building DeepSpeed's kernels.
 
     Args:
         path: ``deepspeed.json``.
-        config: The Axolotl configuration that names it, whose values fill ``"auto"``.
+        values: Training arguments by transformers' names, which fill ``"auto"``.
         world_size: GPUs that train together.
 
     Returns:
@@ -109,7 +114,7 @@ def check_deepspeed(path: Path, config: dict[str, Any], *, world_size: int) -> l
     Raises:
         MultitaskError: DeepSpeed cannot be imported.
     """
-    question: dict[str, Any] = {name: config.get(name) for name in _FILLED_FROM}
+    question: dict[str, Any] = {name: values.get(name) for name in _FILLED_FROM}
     (problems,) = _ask([question | {"path": str(path), "world_size": world_size}])
     return [
         Check(found["what"], f"{path.name}: {found['where']}".removesuffix(": "), found["fix"])
@@ -118,8 +123,13 @@ def check_deepspeed(path: Path, config: dict[str, Any], *, world_size: int) -> l
 
 
 _FILLED_FROM = (
-    *("micro_batch_size", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16"),
-    *("learning_rate", "weight_decay"),
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+    "learning_rate",
+    "weight_decay",
 )
 
 
@@ -153,7 +163,7 @@ def _training_arguments(values: dict[str, Any]) -> SimpleNamespace:
     """The trainer's arguments that transformers fills a file from, under its names."""
     return SimpleNamespace(
         world_size=int(values["world_size"]),
-        per_device_train_batch_size=int(values["micro_batch_size"] or 1),
+        per_device_train_batch_size=int(values["per_device_train_batch_size"] or 1),
         gradient_accumulation_steps=int(values["gradient_accumulation_steps"] or 1),
         max_grad_norm=1.0 if values["max_grad_norm"] is None else values["max_grad_norm"],
         learning_rate=float(values["learning_rate"] or 5e-5),

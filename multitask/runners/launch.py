@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from multitask.cluster import Cluster
+from multitask.runners.base import Runner
 
 _START = """\
 set -euo pipefail
@@ -36,7 +37,7 @@ run=
 here="${{SLURM_SUBMIT_DIR:-.}}"
 for candidate in "${{MULTITASK_RUN:-}}" "$(dirname -- "${{BASH_SOURCE[0]}}")/.." \\
   "$(dirname -- "${{submitted:-/}}")/.." "$here" "$here/.."; do
-  if [[ -n "$candidate" && -f "$candidate/axolotl.yaml" && -f "$candidate/launch/node.sh" ]]; then
+  if [[ -n "$candidate" && -f "$candidate/{file}" && -f "$candidate/launch/node.sh" ]]; then
     run="$(cd -- "$candidate" && pwd)"
     break
   fi
@@ -52,28 +53,30 @@ exec srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --kill-on-bad-exi
 """
 
 
-def launch_scripts(cluster: Cluster) -> dict[str, str]:
+def launch_scripts(cluster: Cluster, runner: Runner) -> dict[str, str]:
     """Write the scripts that start a run's training by hand or from Slurm.
 
     Args:
         cluster: What the run is built for.
+        runner: Who trains it.
 
     Returns:
         File names in ``RUN/launch`` with their contents: ``node.sh`` always; ``torchrun.sh``
         where several processes train together; ``slurm.sh`` with GPUs.
     """
-    scripts = {"node.sh": _start(cluster, "accelerate")}
+    scripts = {"node.sh": _start(cluster, runner, "accelerate")}
     if cluster.world_size > 1:
-        scripts["torchrun.sh"] = _start(cluster, "torchrun")
+        scripts["torchrun.sh"] = _start(cluster, runner, "torchrun")
     if not cluster.on_cpu:
-        scripts["slurm.sh"] = _slurm(cluster)
+        scripts["slurm.sh"] = _slurm(cluster, runner)
     return scripts
 
 
-def _start(cluster: Cluster, launcher: str) -> str:
+def _start(cluster: Cluster, runner: Runner, launcher: str) -> str:
+    handed_on = f"arguments are handed on to {runner.name}"
     comments = [
         f"Starts this run's training with {launcher}, once, on a node of: {cluster.description}.",
-        "`multitask train` does the same, and restarts it; arguments are handed on to Axolotl.",
+        f"`multitask train` does the same, and restarts it; {handed_on}.",
     ]
     if cluster.nodes > 1:
         comments.append("Run it on every node with NODE_RANK (from 0) and MASTER_ADDR (of node 0).")
@@ -81,7 +84,7 @@ def _start(cluster: Cluster, launcher: str) -> str:
     return head + _START.format(launcher=launcher)
 
 
-def _slurm(cluster: Cluster) -> str:
+def _slurm(cluster: Cluster, runner: Runner) -> str:
     # A GPU's share of a node's processor: loading and logging, for each of the node's processes.
     cpus = 8 * cluster.gpus_per_node
     directives = [
@@ -100,16 +103,13 @@ def _slurm(cluster: Cluster) -> str:
         f"# Trains, evaluates and reports this run on: {cluster.description}.\n"
         "#   sbatch --partition=... --account=... --time=... launch/slurm.sh\n"
     )
-    return head + comments + _SLURM.format(nodes=cluster.nodes)
-
-
-TRAIN_MODULE = "axolotl.cli.train"
+    return head + comments + _SLURM.format(nodes=cluster.nodes, file=runner.file)
 
 
 def accelerate_yaml(cluster: Cluster) -> str:
     """The file that ``accelerate launch --config_file`` reads.
 
-    FSDP itself is configured by Axolotl from its own file, so accelerate only starts processes.
+    It only starts processes: how they shard the model stands in the engine's own file.
     """
     config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",

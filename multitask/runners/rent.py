@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +20,10 @@ from multitask import __version__
 from multitask.cluster import Cluster
 from multitask.errors import InputError, did_you_mean
 from multitask.planning.setup import Setup
+from multitask.runners import runner_for
 
 VOLUME = "/workspace/data"
-"""Where the volume is mounted; at ``/workspace`` it would hide Axolotl's environment."""
+"""Where the volume is mounted; at ``/workspace`` it would hide the image's environment."""
 BROUGHT = "/multitask/run"
 """Where the engines put the run's files on every node."""
 
@@ -138,6 +139,11 @@ class Rental:
         text = re.sub(r"[^a-z0-9]+", "-", self.setup.spec.name.lower()).strip("-")
         named = text if text[:1].isalpha() and len(text) > 1 else f"run-{text}"
         return named[:30].strip("-")
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """What the engine is started with."""
+        return runner_for(self.setup.model).variables
 
     @property
     def root(self) -> str:
@@ -270,8 +276,8 @@ def _dstack(rental: Rental) -> str:
     keys["image"] = rental.image
     if not rental.on_runpod:
         keys["privileged"] = True
-    # No `shell: bash`: dstack would start it interactive, and Axolotl's .bashrc starts tmux then.
-    keys["env"] = ["AXOLOTL_DO_NOT_TRACK=1", *_needed(rental)]
+    # No `shell: bash`: dstack would start it interactive, and the image's .bashrc starts tmux then.
+    keys["env"] = [*(f"{k}={v}" for k, v in rental.variables.items()), *_needed(rental)]
     keys["files"] = [f"../{entry}:{BROUGHT}/{entry}" for entry in rental.entries]
     resources = {
         "gpu": f"{gpu.name}:{gpu.memory_gb}GB:{cluster.gpus_per_node}",
@@ -326,7 +332,7 @@ def _sky(rental: Rental) -> str:
         resources["max_hourly_cost"] = rental.node_price
     resources["autostop"] = {"idle_minutes": 10, "down": True}
     keys: dict[str, Any] = {"name": rental.name, "num_nodes": cluster.nodes, "resources": resources}
-    envs = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_CACHE": "/root/.cache/huggingface/hub"}
+    envs = {**rental.variables, "HF_HUB_CACHE": "/root/.cache/huggingface/hub"}
     mounts: dict[str, Any] = {f"{BROUGHT}/{entry}": entry for entry in rental.entries}
     if several:
         envs["MULTITASK_NFS"] = ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from multitask.cluster import Cluster
 from multitask.quiet import set_library_variables
 from multitask.run import Run
-from multitask.runners.launch import TRAIN_MODULE
+from multitask.runners import runner_of
 from multitask.training.attempts import ATTEMPT, NODE, Attempt
 from multitask.training.nodes import Nodes, network_variables, node_environment
 
@@ -22,7 +22,7 @@ def launch_command(
     resume: Path | None = None,
     rank_logs: Path | None = None,
 ) -> list[str]:
-    """Build ``accelerate launch ... -m axolotl.cli.train`` for this node.
+    """Build ``accelerate launch ... -m ENGINE FILE`` for this node.
 
     The rendezvous is static: every node is told rank and address beforehand. c10d is said not to
     work on RunPod's clusters, and without it a node that dies cannot make the others wait for ever
@@ -44,23 +44,26 @@ def launch_command(
     if cluster.world_size > 1 and rank_logs is not None:
         # Restarts are the supervisor's: torch's own agent would not look at checkpoints.
         command += ["--max_restarts", "0", "--tee", "3", "--log_dir", str(rank_logs.resolve())]
-    command += ["-m", TRAIN_MODULE, str(run.axolotl.resolve())]
-    if resume is not None:
-        command.append(f"--resume_from_checkpoint={resume.resolve()}")
-    return command
+    return [*command, *_engine(run), *([] if resume is None else runner_of(run).resume(resume))]
+
+
+def _engine(run: Run) -> list[str]:
+    """What each process runs."""
+    runner = runner_of(run)
+    return ["-m", runner.module, str((run.root / runner.file).resolve())]
 
 
 def torchrun_command(run: Run, cluster: Cluster, nodes: Nodes) -> list[str]:
     """The same with torchrun in accelerate's place.
 
-    The backend is named: with an endpoint alone Axolotl and torchrun would take c10d.
+    The backend is named: with an endpoint alone torchrun would take c10d.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(cluster.nodes)]
     command += ["--nproc_per_node", str(max(1, cluster.gpus_per_node))]
     command += ["--node_rank", str(nodes.rank or 0), "--rdzv_backend", "static"]
     command += ["--max_restarts", "0", "--master_addr", nodes.master or "127.0.0.1"]
-    command += ["--master_port", str(nodes.port), "-m", TRAIN_MODULE]
-    return [*command, str(run.axolotl.resolve())]
+    command += ["--master_port", str(nodes.port)]
+    return [*command, *_engine(run)]
 
 
 def usable_cores() -> int:

@@ -1,7 +1,7 @@
 """Start a run's training on this node once, without supervision: what ``RUN/launch/*.sh`` do.
 
 ``python -m multitask.training.start accelerate|torchrun RUN [ARGUMENT...]`` becomes that launch;
-arguments are handed on to Axolotl.
+arguments are handed on to the engine.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def start(launcher: str, root: Path, arguments: Sequence[str]) -> None:
     Args:
         launcher: ``accelerate`` or ``torchrun``.
         root: The run directory.
-        arguments: Handed on to Axolotl.
+        arguments: Handed on to the engine.
 
     Raises:
         InputError: The run is not built, or the environment does not fit its cluster.
     """
     run = Run.open(root)
-    run.require(run.axolotl, f"multitask build-config {run.spec} --out {run.root}")
+    run.require(run.engine_file, f"multitask build-config {run.spec} --out {run.root}")
     cluster = load_cluster(load_spec(run.spec).cluster)
     place = nodes_for(cluster, node_environment())
     launch = torchrun_command if launcher == "torchrun" else launch_command

@@ -15,9 +15,7 @@ from multitask.estimate import (
     estimate_memory,
     full,
     lora,
-    training_of,
 )
-from multitask.models import dora_parameters, lora_parameters
 from tests.estimate.reference import LLAMA_8B, QWEN
 
 _WORK = Workload(rows=1000, mean_tokens=100)
@@ -118,24 +116,6 @@ def test_offloading_moves_the_state_to_main_memory() -> None:
     assert away.host == pytest.approx(here.state)
     stage_2 = _memory(full(LLAMA_8B), Spread("zero2", 8, cpu_offload=True))
     assert stage_2.weights == pytest.approx(LLAMA_8B.parameters * 2 / 1e9)
-
-
-def test_the_method_is_read_off_axolotls_keys() -> None:
-    shape = QWEN["1.8B"]
-    qlora = {"adapter": "qlora", "load_in_4bit": True, "lora_r": 8, "lora_target_linear": True}
-    found = training_of(shape, qlora)
-    assert (found.trainable, found.base_bits) == (lora_parameters(shape.linears, 8), 4)
-    dora = {
-        "adapter": "lora",
-        "lora_r": 8,
-        "peft_use_dora": True,
-        "lora_target_modules": ["q_proj"],
-    }
-    assert training_of(shape, dora).trainable == dora_parameters(shape.targets(("q_proj",)), 8)
-    assert training_of(shape, {}).trainable == shape.parameters
-    assert training_of(shape, {"bf16": False}).base_bits == 32
-    with pytest.raises(InputError, match="'ia3'"):
-        training_of(shape, {"adapter": "ia3"})
 
 
 def test_quantisation_shrinks_linear_layers_alone() -> None:

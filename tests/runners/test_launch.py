@@ -14,6 +14,7 @@ import pytest
 
 from multitask.cluster import Cluster, load_cluster
 from multitask.resources import config_names
+from multitask.runners.axolotl.runner import RUNNER
 from multitask.runners.launch import accelerate_yaml, launch_scripts
 from multitask.spec import Spec
 
@@ -57,7 +58,7 @@ class Launcher:
         (self.run / "spec.yaml").write_text(spec.to_yaml())
         (self.run / "axolotl.yaml").write_text("{}")
         (self.run / "accelerate.yaml").write_text(accelerate_yaml(cluster))
-        for script, content in launch_scripts(cluster).items():
+        for script, content in launch_scripts(cluster, RUNNER).items():
             (self.run / "launch" / script).write_text(content)
             (self.run / "launch" / script).chmod(0o755)
         self.record = root / "record"
@@ -91,7 +92,7 @@ class Launcher:
 
 @pytest.mark.parametrize("cluster", config_names("clusters"))
 def test_every_script_is_clean(tmp_path: Path, cluster: str) -> None:
-    scripts = launch_scripts(load_cluster(cluster))
+    scripts = launch_scripts(load_cluster(cluster), RUNNER)
     for name, content in scripts.items():
         (tmp_path / name).write_text(content)
     done = subprocess.run([_SHELLCHECK, *(str(tmp_path / name) for name in scripts)])
@@ -100,9 +101,9 @@ def test_every_script_is_clean(tmp_path: Path, cluster: str) -> None:
 
 
 def test_the_scripts_are_those_that_the_cluster_needs() -> None:
-    assert set(launch_scripts(_THREE)) == {"node.sh", "torchrun.sh", "slurm.sh"}
-    assert set(launch_scripts(_ONE_GPU)) == {"node.sh", "slurm.sh"}
-    assert set(launch_scripts(_CPU)) == {"node.sh"}
+    assert set(launch_scripts(_THREE, RUNNER)) == {"node.sh", "torchrun.sh", "slurm.sh"}
+    assert set(launch_scripts(_ONE_GPU, RUNNER)) == {"node.sh", "slurm.sh"}
+    assert set(launch_scripts(_CPU, RUNNER)) == {"node.sh"}
 
 
 @pytest.mark.parametrize("script", ["node.sh", "torchrun.sh"])
@@ -173,13 +174,12 @@ def test_slurm_refuses_a_plain_shell(tmp_path: Path) -> None:
 
 
 def test_slurm_s_request_is_the_run_s_cluster() -> None:
-    directives = [
-        line for line in launch_scripts(_THREE)["slurm.sh"].splitlines() if "#SBATCH" in line
-    ]
+    lines = launch_scripts(_THREE, RUNNER)["slurm.sh"].splitlines()
+    directives = [line for line in lines if "#SBATCH" in line]
     assert "#SBATCH --nodes=3" in directives
     assert "#SBATCH --gpus-per-node=4" in directives
     # sbatch stops reading directives at the first command
-    assert launch_scripts(_THREE)["slurm.sh"].splitlines()[1 : len(directives) + 1] == directives
+    assert lines[1 : len(directives) + 1] == directives
 
 
 _TRAINING = """

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multitask.checks import Check, refuse
+from multitask.cluster import load_method
 from multitask.errors import InputError
-from multitask.resources import config_names, load_config
+from multitask.resources import config_names
+from multitask.runners.axolotl.method import method_keys
 from multitask.runners.axolotl.schema import REPLACED_BY, check_schema, schema_version
 
 _OURS = {"plugins": ["multitask.plugin.MultitaskPlugin"]}
@@ -86,7 +88,9 @@ def test_the_version_is_the_pinned_one() -> None:
 
 @pytest.mark.parametrize("method", config_names("methods"))
 def test_every_shipped_method_is_known(method: str) -> None:
-    assert check_schema(load_config("methods", method, key="method")["axolotl"]) == []
+    keys = method_keys(load_method(method))
+    assert check_schema(keys) == []
+    assert ("adapter" in keys) == (method != "full")
 
 
 @pytest.mark.parametrize(

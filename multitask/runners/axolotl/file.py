@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from multitask.planning.setup import Setup
-from multitask.runners.hardware import Section, cpu_sections, gpu_sections
+from multitask.runners.axolotl.hardware import Section, cpu_sections, gpu_sections
+from multitask.runners.axolotl.method import method_keys
 from multitask.scoring.chat import TEMPLATE_FILE
 from multitask.training_spec import PluginSettings
 
@@ -121,7 +122,7 @@ def axolotl_file(setup: Setup) -> AxolotlFile:
         _plugin(setup),
         *_tracking(setup),
     ]
-    return AxolotlFile(tuple(sections), dict(setup.spec.axolotl))
+    return AxolotlFile(tuple(sections), dict(setup.spec.engine_keys))
 
 
 def _model(setup: Setup, plugins: Sequence[str]) -> Section:
@@ -148,7 +149,7 @@ def _model(setup: Setup, plugins: Sequence[str]) -> Section:
 
 def _method(setup: Setup) -> Section:
     spec, method = setup.spec, setup.method
-    keys = dict(method.axolotl)
+    keys = method_keys(method)
     targets = setup.model.lora_target_modules
     if method.is_adapter and targets is not None:
         keys.pop("lora_target_linear", None)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from multitask.checks import Check
 from multitask.errors import MultitaskError, did_you_mean
-from multitask.estimate import estimate, training_of
+from multitask.estimate import estimate
 from multitask.models import ModelInfo, rotary_share
 from multitask.models.meta import meta_model, transformers_installed
+from multitask.runners.axolotl.method import method_keys, training_from
 from multitask.runners.axolotl.plan import Plan, number_of
 from multitask.runners.axolotl.values import shown
 
@@ -150,7 +151,7 @@ def _identity(plan: Plan) -> Iterator[Check]:
     method = plan.method
     for key in ("adapter", "load_in_4bit", "load_in_8bit"):
         if method is not None and key in plan.own:
-            now, was = plan.get(key) or None, method.axolotl.get(key)
+            now, was = plan.get(key) or None, method_keys(method).get(key)
             if now != was:
                 yield Check(
                     f"the plan, its estimate and learning rate are those of method '{method.name}'",
@@ -348,7 +349,7 @@ def _memory(plan: Plan) -> Iterator[Check]:
         checkpointing=bool(plan.get("gradient_checkpointing")),
     )
     try:
-        training = training_of(before.shape, plan.config)
+        training = training_from(before.shape, plan.config)
         planned = estimate(before)
         found = estimate(replace(before, workload=workload, training=training))
     except (MultitaskError, ValueError, TypeError, ArithmeticError):

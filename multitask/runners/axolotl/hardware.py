@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from multitask.cluster import Sharding
 from multitask.estimate import save_seconds
 from multitask.planning.setup import Setup
+from multitask.runners.axolotl.method import method_keys
 from multitask.runners.axolotl.plan import LORA_KERNELS
 
 # Seconds that a collective may take besides a save.
@@ -53,7 +54,7 @@ def cpu_sections(setup: Setup) -> list[Section]:
 def gpu_sections(setup: Setup) -> list[Section]:
     """What makes GPUs fast where it is safe, and how they share the model."""
     return [
-        _precision(setup),
+        _precision(),
         _attention(setup),
         *_kernels(setup),
         *_compile(setup),
@@ -76,14 +77,14 @@ def _patience(setup: Setup) -> list[Section]:
     return [Section(why, {"ddp_timeout": 60 * math.ceil(seconds / 60)})]
 
 
-def _precision(setup: Setup) -> Section:
+def _precision() -> Section:
     return Section(
         "bfloat16 halves memory and doubles speed against float32, without loss scaling; TF32 "
         "speeds up what is left in float32. The fused AdamW updates all weights in few kernels.",
         {
             "bf16": True,
             "tf32": True,
-            "optimizer": setup.method.axolotl.get("optimizer", "adamw_torch_fused"),
+            "optimizer": "adamw_torch_fused",
         },
     )
 
@@ -127,15 +128,15 @@ def _kernels(setup: Setup) -> list[Section]:
 
 
 def _lora_kernels_fit(setup: Setup) -> bool:
-    keys = setup.method.axolotl | setup.spec.axolotl
+    keys = method_keys(setup.method) | setup.spec.engine_keys
     # They gather DoRA's magnitudes by `full_tensor` (axolotl/kernels/lora.py:110-113), past FSDP's
     # reduction: each shard would learn from its own rows alone, and replicas would drift apart.
     sharded_dora = keys.get("peft_use_dora") and setup.topology.sharding.is_fsdp
     return (
         setup.model.lora_kernels
-        and setup.method.base_bits != 8
+        and setup.method.bits != 8
         and not setup.spec.trust_remote_code
-        and setup.method.axolotl["adapter"] in ("lora", "qlora")
+        and setup.method.peft == "lora"
         and not sharded_dora
     )
 
@@ -206,7 +207,7 @@ def _fsdp(setup: Setup) -> Section:
     fsdp: dict[str, Any] = {
         "offload_params": topology.cpu_offload,
         # Rank 0 reads the weights and scatters them; with 4-bit weights that deadlocks.
-        "cpu_ram_efficient_loading": setup.method.base_bits == 16,
+        "cpu_ram_efficient_loading": setup.method.bits == 16,
         "reshard_after_forward": True,
         "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         # A full state dict restores LoRA wrongly on resume (accelerate#4206).
