@@ -77,14 +77,49 @@ class WandbSpec(StrictModel):
     name: str | None = None
 
 
+class MlflowSpec(StrictModel):
+    """MLflow.
+
+    Attributes:
+        experiment: The experiment that the run belongs to; made where there is none.
+        uri: The server or folder; default: ``MLFLOW_TRACKING_URI``, else ``RUN/logs/mlflow``.
+        name: What the run is called; default: the spec's ``name``.
+    """
+
+    experiment: Annotated[str, Field(min_length=1)]
+    uri: Annotated[str, Field(min_length=1)] | None = None
+    name: str | None = None
+
+
+class TrackioSpec(StrictModel):
+    """Trackio.
+
+    Attributes:
+        project: The project that the run belongs to.
+        space: A Space of the Hub, ``owner/name``, that shows it; default: kept in
+            ``RUN/logs/trackio``.
+        name: What the run is called; default: the spec's ``name``.
+    """
+
+    project: Annotated[str, Field(min_length=1)]
+    space: Annotated[str, AfterValidator(_repo)] | None = None
+    name: str | None = None
+
+
 class TrackingSpec(StrictModel):
-    """Where training metrics are sent besides the log.
+    """Where training metrics are sent besides the log; any number of these.
 
     Attributes:
         wandb: Weights & Biases.
+        tensorboard: Whether ``RUN/logs/tensorboard`` is written.
+        mlflow: MLflow.
+        trackio: Trackio.
     """
 
     wandb: WandbSpec | None = None
+    tensorboard: bool = False
+    mlflow: MlflowSpec | None = None
+    trackio: TrackioSpec | None = None
 
 
 class HubSpec(StrictModel):

@@ -1,16 +1,65 @@
-"""Weights & Biases: one run through all restarts, offline without a login, with plan and table."""
+"""Trackers: where each keeps what it is told, and one run of theirs through all restarts.
+
+Weights & Biases stays offline without a login, and gets plan and table.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, MutableMapping
+from inspect import signature
 from typing import Any
 
 from transformers import TrainerCallback
 
 from multitask.callbacks.login import logged_in
 from multitask.files import read_mapping
-from multitask.run import Run
+from multitask.run import Run, write_atomic
+
+_MLFLOW_RUN = "mlflow-id"
+
+
+def prepare_trackers(
+    settings: Mapping[str, Any], run: Run, environment: MutableMapping[str, str]
+) -> None:
+    """Decide where trackers write: into the run, whose folder outlives the rented machine.
+
+    Called before any of them is imported. What the user has set stays.
+
+    Args:
+        settings: ``use_tensorboard``, ``use_mlflow``, ``mlflow_tracking_uri``, ``use_trackio``
+            and those of :func:`prepare_wandb`.
+        run: The run.
+        environment: The process's environment; changed in place.
+    """
+    prepare_wandb(settings, run, environment)
+    if settings.get("use_tensorboard"):
+        environment.setdefault("TENSORBOARD_LOGGING_DIR", str(run.logs / "tensorboard"))
+    if settings.get("use_trackio"):
+        environment.setdefault("TRACKIO_DIR", str(run.logs / "trackio"))
+        _fit_trackio()
+    if settings.get("use_mlflow"):
+        if not settings.get("mlflow_tracking_uri"):
+            folder = run.logs / "mlflow"
+            environment.setdefault("MLFLOW_TRACKING_URI", folder.resolve().as_uri())
+            # Its newer versions take a folder only where they are told to.
+            environment.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        known = run.logs / _MLFLOW_RUN
+        if known.is_file():
+            environment.setdefault("MLFLOW_RUN_ID", known.read_text(encoding="ascii").strip())
+
+
+def _fit_trackio() -> None:
+    """Let transformers start the Trackio that Axolotl pins (0.19).
+
+    ``transformers/integrations/integration_utils.py`` (``TrackioCallback.setup``) hands it a
+    bucket, which it has since 0.20; None is no bucket.
+    """
+    import trackio
+
+    start = trackio.init
+    if "bucket_id" not in signature(start).parameters:
+        trackio.init = lambda *, bucket_id=None, **keys: start(**keys)  # noqa: ARG005, PLW0108
 
 
 def prepare_wandb(
@@ -41,6 +90,23 @@ def prepare_wandb(
     environment.setdefault("WANDB_RESUME", "allow")
     if not settings.get("wandb_mode") and not logged_in(environment):
         environment.setdefault("WANDB_MODE", "offline")
+
+
+class MlflowCallback(TrainerCallback):
+    """Keeps the id of the run that the trainer has started, so that a resumed one goes on in it."""
+
+    def __init__(self, run: Run) -> None:
+        """Speak of ``run``."""
+        self._run = run
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Write it down."""
+        if state.is_world_process_zero:
+            import mlflow
+
+            active = mlflow.active_run()
+            if active is not None:
+                write_atomic(self._run.logs / _MLFLOW_RUN, f"{active.info.run_id}\n")
 
 
 class WandbCallback(TrainerCallback):

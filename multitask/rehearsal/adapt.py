@@ -16,7 +16,8 @@ SAVE_STEPS = 2
 _LONGEST = 256  # tokens of a sequence
 _SERVICES = (
     "wandb_project", "wandb_name", "wandb_entity", "use_wandb", "hub_model_id",
-    "mlflow_tracking_uri", "mlflow_experiment_name",
+    "use_mlflow", "mlflow_tracking_uri", "mlflow_experiment_name", "mlflow_run_name",
+    "use_trackio", "trackio_project_name", "trackio_run_name", "trackio_space_id", "use_comet",
 )  # fmt: skip
 
 _Forced = Iterator[tuple[str, Any, str, str]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import struct
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Run:
-    """One process, twelve steps, tracked by wandb and TensorBoard."""
+    """One process, twelve steps, told to every tracker, none of which has a server."""
     run = build(
         folder,
         checkpoint={"save_steps": 6, "keep": 2},
-        tracking={"wandb": {"project": "toys"}},
-        axolotl={"max_steps": 12, "logging_steps": 5, "use_tensorboard": True},
+        tracking={
+            "wandb": {"project": "toys"},
+            "tensorboard": True,
+            "mlflow": {"experiment": "toys", "name": "first"},
+            "trackio": {"project": "toys"},
+        },
+        axolotl={"max_steps": 12, "logging_steps": 5},
     )
     home = folder / "home"
     home.mkdir()
@@ -287,11 +294,33 @@ def test_no_secret_is_in_anything_that_was_written(resumed: Run) -> None:
 def test_tensorboard_has_the_curves(run: Run) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    first = min(path.parent for path in run.root.rglob("events.out.tfevents.*"))
-    accumulator = EventAccumulator(str(first))
+    assert list((run.logs / "tensorboard").glob("events.out.tfevents.*"))
+    accumulator = EventAccumulator(str(run.logs / "tensorboard"))
     accumulator.Reload()
     assert "eval/banking77/exact_match" in accumulator.Tags()["scalars"]
     assert "train/banking77/loss" in accumulator.Tags()["scalars"]
+
+
+def test_mlflow_has_the_curves_in_one_run_through_all_restarts(
+    resumed: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = mlflow.MlflowClient((resumed.logs / "mlflow").as_uri())
+    experiment = client.get_experiment_by_name("toys")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.run_id == (resumed.logs / "mlflow-id").read_text().strip()
+    steps = [m.step for m in client.get_metric_history(found.info.run_id, "eval_banking77/loss")]
+    assert sorted(set(steps)) == [0, 6, 12, 16]
+
+
+def test_trackio_has_the_curves_in_the_project_that_was_asked_for(run: Run) -> None:
+    (database,) = (run.logs / "trackio").glob("*.db")
+    assert database.stem == "toys"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("SELECT run_name, metrics FROM metrics").fetchall()
+    assert {name for name, _ in rows} == {"multitask"}
+    assert any("banking77/loss" in str(metrics) for _, metrics in rows)
 
 
 @pytest.fixture(scope="module")

@@ -206,14 +206,38 @@ def _plugin(setup: Setup) -> Section:
 
 
 def _tracking(setup: Setup) -> list[Section]:
+    tracking, name = setup.spec.tracking, setup.spec.name
     sections = []
-    wandb = setup.spec.tracking.wandb
-    if wandb is not None:
-        keys = {"wandb_project": wandb.project, "wandb_name": wandb.name or setup.spec.name}
-        if wandb.entity:
-            keys["wandb_entity"] = wandb.entity
-        why = "Weights & Biases; offline where there is no login (`wandb sync` uploads later)."
-        sections.append(Section(why, keys))
+
+    def add(why: str, **keys: Any) -> None:
+        given = {key: value for key, value in keys.items() if value is not None}
+        sections.append(Section(why, given))
+
+    if (wandb := tracking.wandb) is not None:
+        add(
+            "Weights & Biases; offline where there is no login (`wandb sync` uploads later).",
+            wandb_project=wandb.project,
+            wandb_name=wandb.name or name,
+            wandb_entity=wandb.entity,
+        )
+    if tracking.tensorboard:
+        add("TensorBoard, in logs/tensorboard.", use_tensorboard=True)
+    if (mlflow := tracking.mlflow) is not None:
+        add(
+            "MLflow; in logs/mlflow where neither a URI is here nor in MLFLOW_TRACKING_URI.",
+            use_mlflow=True,
+            mlflow_experiment_name=mlflow.experiment,
+            mlflow_tracking_uri=mlflow.uri,
+            mlflow_run_name=mlflow.name or name,
+        )
+    if (trackio := tracking.trackio) is not None:
+        add(
+            "Trackio, in logs/trackio.",
+            use_trackio=True,
+            trackio_project_name=trackio.project,
+            trackio_run_name=trackio.name or name,
+            trackio_space_id=trackio.space,
+        )
     return sections
 
 

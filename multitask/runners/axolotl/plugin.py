@@ -16,7 +16,7 @@ from transformers import TrainerCallback, set_seed
 
 from multitask.callbacks.checkpoints import CheckpointCallback
 from multitask.callbacks.progress import ProgressCallback
-from multitask.callbacks.tracking import prepare_wandb
+from multitask.callbacks.tracking import prepare_trackers
 from multitask.models.adapter import place_for_decomposition, require_whole
 from multitask.quiet import set_library_variables
 from multitask.run import Run, write_atomic
@@ -69,7 +69,7 @@ class MultitaskPlugin(BasePlugin):
             for dataset in cfg.get(key) or []:
                 dataset["path"] = self._anchor(dataset["path"])
         freeze_template(cfg, self.run)
-        prepare_wandb(cfg, self.run, os.environ)
+        prepare_trackers(cfg, self.run, os.environ)
 
     def _anchor(self, value: str, *, output: bool = False) -> str:
         """A path below the run directory; a Hub id or an absolute path stays as it is."""

@@ -19,7 +19,7 @@ from multitask.callbacks.loss import (
 )
 from multitask.callbacks.progress import ResumeCallback
 from multitask.callbacks.rows import RowFile, choose_rows, count_evaluations, row_budget
-from multitask.callbacks.tracking import WandbCallback
+from multitask.callbacks.tracking import MlflowCallback, WandbCallback
 from multitask.callbacks.trainer import TaskTrainer, hold_in_float32
 from multitask.errors import MultitaskError
 from multitask.run import Run
@@ -99,10 +99,17 @@ def training_arguments(cfg: Any) -> dict[str, Any]:
     the lowest merged loss at the end where evaluations and saves coincide. Here the first follows
     the section's ``at_start``, and the second happens only when the user names a metric.
     """
+    arguments: dict[str, Any] = {}
+    # Axolotl gives Trackio a name alone: all runs would be in one project, and in no Space.
+    if cfg.get("use_trackio"):
+        arguments |= {
+            "project": cfg.trackio_project_name,
+            "trackio_space_id": cfg.trackio_space_id,
+        }
     evaluation = settings_of(cfg).evaluation
     if trainer_class(cfg) is None or not evaluation.rows_per_task or not cfg.get("test_datasets"):
-        return {}
-    arguments: dict[str, Any] = {"eval_on_start": evaluation.at_start}
+        return arguments
+    arguments["eval_on_start"] = evaluation.at_start
     if not cfg.get("metric_for_best_model"):
         arguments["load_best_model_at_end"] = False
     return arguments
@@ -147,6 +154,8 @@ def watch_tasks(cfg: Any, trainer: Any, run: Run) -> None:
         )
     if cfg.use_wandb:
         trainer.add_callback(WandbCallback(run))
+    if cfg.use_mlflow:
+        trainer.add_callback(MlflowCallback(run))
 
 
 def _evaluate_tasks(
