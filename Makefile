@@ -39,10 +39,10 @@ quickstart: $(VENV)/.installed  ## Data, training, scoring and report on a toy, 
 # Tests start several processes at once, whose threads would fight for few cores.
 test test-fast methods kill-sweep rehearsal rehearsals walks cloud fuzz: export OMP_NUM_THREADS := 1
 
-test: $(VENV)/.installed  ## All tests, with a real Axolotl training; 10 minutes on two cores
+test: $(VENV)/.installed  ## All tests, with a real Axolotl training; 25 minutes on two cores
 	$(PYTEST) $(PARALLEL)
 
-test-fast: $(VENV)/.installed  ## The tests that start no training and take no second
+test-fast: $(VENV)/.installed  ## The tests of parts that start no process; 90 seconds on two cores
 	$(PYTEST) $(PARALLEL) -m 'not train and not slow and not long'
 
 walks: $(VENV)/.installed  ## Every method on every model and cluster; tests take a sample

@@ -54,8 +54,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # Folders and files that take longest, beside those that train; `make test-fast` leaves them out.
 _LONG = {
-    "docker", "evaluation", "fuzz", "hub", "interference", "models", "rehearsal", "runners",
-    "scoring", "test_browser", "test_hub", "test_lm_eval", "test_logins", "test_nodes",
+    "docker", "doctor", "evaluation", "fuzz", "hub", "models", "rehearsal", "runners", "scoring",
+    "transfer", "test_browser", "test_checkpoints", "test_choice", "test_cli", "test_guard",
+    "test_lm_eval", "test_nodes", "test_prepare", "test_probability", "test_quiet", "test_sources",
     "test_supervisor", "test_wheel",
 }  # fmt: skip
 

@@ -109,6 +109,7 @@ def rehearsed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rehearsal]:
     return lambda run, **wishes: module.rehearse(run, nodes=1, procs=2, **wishes)
 
 
+@pytest.mark.slow
 def test_a_wrong_layer_class_is_caught(tmp_path: Path, rehearsed: Callable[..., Rehearsal]) -> None:
     run = _built(tmp_path)
     text = run.axolotl.read_text().replace("LlamaDecoderLayer", "MistralDecoderLayer")
@@ -119,6 +120,7 @@ def test_a_wrong_layer_class_is_caught(tmp_path: Path, rehearsed: Callable[..., 
     assert not result.checks.passed
 
 
+@pytest.mark.slow
 def test_deepspeed_is_rehearsed_and_resumes(
     tmp_path: Path, rehearsed: Callable[..., Rehearsal]
 ) -> None:

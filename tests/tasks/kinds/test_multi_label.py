@@ -227,6 +227,7 @@ def test_a_threshold_is_a_half_where_nothing_holds() -> None:
     assert best_threshold(np.array([0.2, 0.9]), np.array([False, False])) == 0.5
 
 
+@pytest.mark.long
 def test_a_multi_label_task_goes_all_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
